@@ -1,0 +1,1 @@
+"""Where it runs: the Ray session, the machine's resources, storage."""

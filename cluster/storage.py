@@ -1,0 +1,98 @@
+"""A folder or a bucket behind one small interface; every object appears whole or not at all."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+
+class StorageError(Exception):
+    """The storage cannot be used as asked; the message names the address."""
+
+
+class Storage(Protocol):
+    """Objects by key, `/`-separated, below one address."""
+
+    uri: str
+
+    def read(self, key: str) -> bytes | None:
+        """Return the object, or None where there is none."""
+
+    def write(self, key: str, data: bytes) -> None:
+        """Publish the object at once, replacing what was there."""
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Publish the object unless there is one; say whether this call made it."""
+
+    def delete(self, key: str) -> None:
+        """Remove the object if there is one."""
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        """All keys below `prefix/`, sorted."""
+
+
+def open_storage(uri: str) -> Storage:
+    """Open the storage at a folder's path or at `s3://bucket/prefix`."""
+    scheme, separator, _ = uri.partition("://")
+    if not separator:
+        return FolderStorage(uri)
+    if scheme == "file":
+        return FolderStorage(uri.removeprefix("file://"))
+    raise StorageError(f"storage {uri!r}: the scheme {scheme!r} is unknown; use a folder's path")
+
+
+class FolderStorage:
+    """Objects as files. A temporary file beside the target is synced, then renamed into place."""
+
+    def __init__(self, root: str) -> None:
+        self.uri = str(Path(root).absolute())
+
+    def path(self, key: str) -> Path:
+        """Where the object lies."""
+        return Path(self.uri) / key
+
+    def read(self, key: str) -> bytes | None:
+        """Return the object, or None where there is none."""
+        try:
+            return self.path(key).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def write(self, key: str, data: bytes) -> None:
+        """Publish the object at once, replacing what was there."""
+        self._temporary(key, data).replace(self.path(key))
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Publish the object unless there is one; say whether this call made it."""
+        temporary = self._temporary(key, data)
+        try:
+            os.link(temporary, self.path(key))
+        except FileExistsError:
+            return False
+        finally:
+            temporary.unlink()
+        return True
+
+    def delete(self, key: str) -> None:
+        """Remove the object if there is one."""
+        self.path(key).unlink(missing_ok=True)
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        """All keys below `prefix/`, sorted; files still being written are not objects."""
+        root = Path(self.uri)
+        found = (path for path in (root / prefix).rglob("*") if path.is_file() and not path.name.startswith("."))
+        yield from sorted(path.relative_to(root).as_posix() for path in found)
+
+    def _temporary(self, key: str, data: bytes) -> Path:
+        folder = self.path(key).parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            descriptor, name = tempfile.mkstemp(dir=folder, prefix=".writing-")
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise StorageError(f"storage {self.uri!r} cannot be written: {error}") from error
+        return Path(name)

@@ -1,0 +1,1 @@
+"""What happens in which order: pack, cache, train, sweep, report."""

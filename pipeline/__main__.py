@@ -1,0 +1,201 @@
+"""The command line: one verb per stage, one experiment file for all of them."""
+
+import argparse
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+
+from cluster.resources import ResourceError
+from cluster.storage import StorageError
+from pipeline.demo import cost_lines, run_demo
+from pipeline.experiment import load_experiment
+from pipeline.plan import Plan, PlannedTrial
+from pipeline.report import make_report, to_markdown, write_report
+from pipeline.stages import Stages
+from sskt.errors import InputError, SsktError
+
+BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
+
+
+def say(line: str) -> None:
+    """Tell the person at the command line."""
+    print(line, flush=True)  # noqa: T201 (this is the command line)
+
+
+def pack_verb(arguments: argparse.Namespace) -> int:
+    """Pack the dataset of an experiment.
+
+    Reads every image once, gives each a sample id that never changes, assigns the splits, and writes Parquet under
+    `datasets/` of the storage. Images that cannot be read are named; `dataset.max_unreadable` says how many may be left
+    out. A dataset that is packed already is found, not read again.
+
+      python -m pipeline pack experiments/demo.yaml
+      python -m pipeline pack mine.yaml --set dataset.image_size=64
+    """
+    _stages(arguments).pack()
+    return 0
+
+
+def cache_verb(arguments: argparse.Namespace) -> int:
+    """Compute what the sources say about every view, once.
+
+    Packs first if need be. Ray Data runs each source over its shards; a shard is read back, then committed, so
+    that after any interruption the same command makes only what is missing. Existing shards are verified, a damaged
+    one is made again. Sources that no method reads are left alone.
+
+      python -m pipeline cache experiments/demo.yaml
+      python -m pipeline cache mine.yaml --set views.count=16 --set cache.encoding=fp32
+    """
+    stages = _stages(arguments)
+    stages.cache(stages.pack())
+    return 0
+
+
+def train_verb(arguments: argparse.Namespace) -> int:
+    """Train one trial by Ray Train, over `resources.workers` processes.
+
+    Packs and caches first if need be. Saves a checkpoint every epoch and continues from it; a finished training is
+    found, not repeated. Without --trial the experiment has to hold a single one.
+
+      python -m pipeline train experiments/demo_source.yaml --export mnist.safetensors
+      python -m pipeline train experiments/demo.yaml --trial 3
+      python -m pipeline train mine.yaml --trial 0 --set resources.workers=2
+    """
+    stages = _stages(arguments)
+    plan = stages.pack()
+    planned = _choose(plan, arguments.trial)
+    stages.cache(plan, trials=[planned])
+    stages.train(planned, plan, in_process=arguments.in_process)
+    if arguments.export:
+        stages.export(planned, arguments.export)
+    return 0
+
+
+def sweep_verb(arguments: argparse.Namespace) -> int:
+    """Run all trials of an experiment by Ray Tune, then print the report.
+
+    Packs and caches first if need be. Trials that have a result are found, not repeated; interrupted ones go on from
+    their last checkpoint. As many run side by side as the resources allow. A trial that fails does not end the
+    sweep: the table shows it with its reason, the exit code is 1, and the same command tries it again.
+
+      python -m pipeline sweep experiments/demo.yaml
+      python -m pipeline sweep mine.yaml --set seeds=[0,1,2,3,4]
+    """
+    stages = _stages(arguments)
+    plan = stages.pack()
+    stages.cache(plan)
+    outcome = stages.sweep(plan)
+    _print_report(plan, stages)
+    return FAILED if outcome.failures else 0
+
+
+def report_verb(arguments: argparse.Namespace) -> int:
+    """Print the table of an experiment from the results that are there.
+
+    Trains nothing. Writes the same numbers under `reports/` of the storage as Markdown, CSV and JSON. Scores are test
+    accuracy after the last epoch, mean ± standard deviation over seeds; the change against `scratch` is paired by seed
+    and comes with its 95 % interval.
+
+      python -m pipeline report experiments/demo.yaml
+    """
+    stages = _stages(arguments)
+    _print_report(stages.pack(), stages)
+    return 0
+
+
+def demo_verb(arguments: argparse.Namespace) -> int:
+    """Run the whole pipeline on data and networks that packages ship: no download, no account, no GPU.
+
+    Trains a small network on MNIST, takes it and an ImageNet network as sources, and measures what each teaches a small
+    target that sees five labels per class of scikit-learn's digits. The experiment is experiments/demo.yaml; what it
+    makes lies in runs/demo. A second run finds everything.
+
+      python -m pipeline demo
+      python -m pipeline demo --set storage=/tmp/demo
+    """
+    return run_demo(changes=arguments.set, say=say)
+
+
+VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "pack": pack_verb,
+    "cache": cache_verb,
+    "train": train_verb,
+    "sweep": sweep_verb,
+    "report": report_verb,
+    "demo": demo_verb,
+}
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline",
+        description="Transfer what several pretrained vision networks know into a small one of your own.",
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for name, verb in VERBS.items():
+        summary, _, manual = (verb.__doc__ or "").partition("\n")
+        manual = f"{summary}\n{textwrap.dedent(manual)}"
+        command = verbs.add_parser(
+            name, help=summary, description=manual, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        if name != "demo":
+            command.add_argument("experiment", help="the experiment file (YAML)")
+        command.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            metavar="PATH=VALUE",
+            help="change a field; may be given several times",
+        )
+        if name == "train":
+            command.add_argument("--trial", type=int, metavar="N", help="number of the trial in the experiment, from 0")
+            command.add_argument("--export", metavar="FILE", help="write the trained target there (.safetensors)")
+            command.add_argument("--in-process", action="store_true", help="train here, without Ray")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; return its exit code."""
+    arguments = make_parser().parse_args(argv)
+    try:
+        return VERBS[arguments.verb](arguments)
+    except (InputError, ResourceError, StorageError) as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return BAD_INPUT
+    except SsktError as error:
+        print(f"failed in {arguments.verb}: {error}", file=sys.stderr)  # noqa: T201
+        return FAILED
+    except KeyboardInterrupt:
+        print("\nstopped; what was finished is kept, the same command goes on from there", file=sys.stderr)  # noqa: T201
+        return INTERRUPTED
+
+
+def run() -> None:
+    """Entry point of the console command."""
+    sys.exit(main())
+
+
+def _stages(arguments: argparse.Namespace) -> Stages:
+    return Stages(load_experiment(arguments.experiment, changes=arguments.set), say)
+
+
+def _choose(plan: Plan, number: int | None) -> PlannedTrial:
+    if number is None and len(plan.trials) == 1:
+        return plan.trials[0]
+    if number is None or not 0 <= number < len(plan.trials):
+        listed = "; ".join(
+            f"{at}: {planned.trial.label}, seed {planned.trial.seed}" for at, planned in enumerate(plan.trials)
+        )
+        raise InputError(f"--trial {number}: name one of {len(plan.trials)} trials by its number ({listed})")
+    return plan.trials[number]
+
+
+def _print_report(plan: Plan, stages: Stages) -> None:
+    report = make_report(plan, stages.storage)
+    where = write_report(report, stages.storage, name=stages.experiment.name)
+    say(f"\n{to_markdown(report)}\n{cost_lines(report.cost)}\nreport  {where}")
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,205 @@
+"""The cache stage: Ray Data maps a plan of shards over a pool of actors, each with its own copy of the source."""
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from cluster.resources import Resources, cluster_resources, concurrency
+from cluster.session import start_session
+from cluster.storage import Storage, open_storage
+from pipeline.labels import (
+    CacheManifest,
+    CacheSpec,
+    ShardRecord,
+    commit_shard,
+    finish_cache,
+    load_manifest,
+    read_record,
+    read_shard,
+    record_key,
+)
+from pipeline.packed import read_packed
+from pipeline.plan import Plan
+from pipeline.progress import Progress
+from pipeline.tensors import as_tensor
+from sskt.encodings import get_encoding
+from sskt.errors import DamagedError
+from sskt.settings import SourceSettings
+from sskt.sources import Source, load_source
+from sskt.views import Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheOutcome:
+    """What a run of the stage did for one source."""
+
+    manifest: CacheManifest
+    passes: int
+    """Images that went through the source now; 0 where everything was found."""
+    worker_seconds: float = 0
+    """Time the workers spent on them, summed."""
+    workers: int = 1
+    repaired: tuple[str, ...] = ()
+    """What was wrong with shards that were made again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardJob:
+    """All a worker needs to make any shard of a cache. It is sent to other machines: no open handles, no secrets."""
+
+    storage_uri: str
+    spec: CacheSpec
+    source_name: str
+    source: SourceSettings
+    recipe: Recipe
+    batch_size: int
+    threads: int
+    device: str
+
+
+class ShardWriter:
+    """A worker: loads the source once, then makes the shards it is given."""
+
+    def __init__(self, job: ShardJob, images: Any) -> None:
+        import ray  # only inside a session
+
+        torch.set_num_threads(job.threads)
+        self.job = job
+        self.images = as_tensor(ray.get(images))
+        self.storage = open_storage(job.storage_uri)
+        self.source = load_source(job.source_name, job.source)
+        self.source.network.to(job.device)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Make one shard; return its record."""
+        shard, began = int(row["shard"]), time.perf_counter()
+        job = self.job
+        outputs = label_shard(self.source, self.images, spec=job.spec, shard=shard, job=job)
+        seconds = time.perf_counter() - began
+        return asdict(commit_shard(self.storage, job.spec, shard=shard, outputs=outputs, seconds=seconds))
+
+
+def label_shard(
+    source: Source, images: torch.Tensor, *, spec: CacheSpec, shard: int, job: ShardJob
+) -> dict[str, np.ndarray]:
+    """Run the source over all views of a shard's samples. images: uint8 [P, C, S, S]; returns uint8 [rows, M * bytes].
+
+    Batches are cut by position in the shard alone, so a shard's bytes do not depend on who makes it.
+    """
+    encoding = get_encoding(spec.encoding)
+    ids = torch.tensor(spec.id_range(shard)).repeat_interleave(spec.view_count)
+    views = torch.arange(spec.view_count).repeat(len(spec.id_range(shard)))
+    parts: dict[str, list[torch.Tensor]] = {name: [] for name in spec.widths}
+    for some_ids, some_views in zip(ids.split(job.batch_size), views.split(job.batch_size), strict=True):
+        seen = job.recipe.apply(images[some_ids], ids=some_ids, views=some_views).to(job.device)
+        for name, values in source.outputs(seen, tuple(spec.widths)).items():
+            parts[name].append(encoding.encode(values).cpu())
+    return {name: torch.cat(rows).view(len(spec.id_range(shard)), -1).numpy() for name, rows in parts.items()}
+
+
+def ensure_caches(plan: Plan, storage: Storage, *, specs: dict[str, CacheSpec]) -> dict[str, CacheOutcome]:
+    """Make what is missing of some caches and verify what is there; a damaged shard alone is made again."""
+    outcomes, missing = {}, {}
+    for name, spec in specs.items():
+        records, repaired = _verified_records(storage, spec)
+        manifest = load_manifest(storage, spec) if len(records) == spec.shards else None
+        if manifest is not None:
+            outcomes[name] = CacheOutcome(manifest=manifest, passes=0)
+        else:
+            missing[name] = (records, repaired)
+    if missing:
+        outcomes |= _build(plan, storage, missing=missing)
+    return outcomes
+
+
+def _verified_records(storage: Storage, spec: CacheSpec) -> tuple[list[ShardRecord], tuple[str, ...]]:
+    """The records of the shards that can be trusted, and what is wrong with the others that were there."""
+    good, wrong = [], []
+    for shard in range(spec.shards):
+        record = read_record(storage, spec, shard)
+        if record is None:
+            continue
+        try:
+            read_shard(storage, spec, record)
+            good.append(record)
+        except DamagedError as error:
+            wrong.append(str(error))
+            storage.delete(record_key(spec, shard))
+    return good, tuple(wrong)
+
+
+def _build(
+    plan: Plan, storage: Storage, *, missing: dict[str, tuple[list[ShardRecord], tuple[str, ...]]]
+) -> dict[str, CacheOutcome]:
+    start_session()
+    import ray  # only inside a session
+
+    outcomes = {}
+    images = ray.put(read_packed(plan.packed, storage).images[: plan.packed.pool])
+    need = plan.experiment.resources.source_worker
+    workers = concurrency(cluster_resources(), need)
+    for name, (records, repaired) in missing.items():
+        spec = plan.caches[name]
+        todo = sorted(set(range(spec.shards)) - {record.shard for record in records})
+        job = _shard_job(plan, storage, name)
+        made = list(_make_shards(job, todo, images=images, need=need, workers=min(workers, len(todo) or 1)))
+        manifest = finish_cache(storage, spec, records + made)
+        outcomes[name] = CacheOutcome(
+            manifest=manifest,
+            passes=sum(record.passes for record in made),
+            worker_seconds=sum(record.seconds for record in made),
+            workers=workers,
+            repaired=repaired,
+        )
+    return outcomes
+
+
+def _shard_job(plan: Plan, storage: Storage, name: str) -> ShardJob:
+    spec = plan.caches[name]
+    return ShardJob(
+        storage_uri=storage.uri,
+        spec=spec,
+        source_name=name,
+        source=plan.experiment.sources[name],
+        recipe=plan.recipe,
+        batch_size=plan.experiment.cache.batch_size,
+        threads=max(1, math.floor(plan.experiment.resources.cpus_per_source_worker)),
+        device=str(spec.numerics["device"]),
+    )
+
+
+def _make_shards(
+    job: ShardJob, shards: list[int], *, images: Any, need: Resources, workers: int
+) -> Iterator[ShardRecord]:
+    import ray.data  # only inside a session
+
+    if not shards:
+        return
+    _quiet_ray_data()
+    rows = ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards)).map(
+        ShardWriter,
+        fn_constructor_args=(job, images),
+        compute=ray.data.ActorPoolStrategy(size=workers),
+        num_cpus=need.cpus,
+        num_gpus=need.gpus or None,
+    )
+    views = sum(len(job.spec.id_range(shard)) for shard in shards) * job.spec.view_count
+    with Progress(f"cache {job.source_name}", total=views, unit="views") as progress:
+        for row in rows.iter_rows():
+            record = ShardRecord(**row)
+            progress.advance(record.passes)
+            yield record
+
+
+def _quiet_ray_data() -> None:
+    """Our own progress is shown instead of Ray Data's."""
+    import ray.data  # only inside a session
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.max_errored_blocks = 0  # a shard that cannot be made is an error, never fewer rows

@@ -1,0 +1,42 @@
+"""Checkpoints of a training, under its run key. One that is damaged is passed over for the one before it."""
+
+import hashlib
+import io
+from typing import Any
+
+import torch
+
+from cluster.storage import Storage
+
+KEPT = 2
+
+
+class Checkpoints:
+    """The saved states of one training, newest last. Each is its SHA-256 followed by a torch file of plain values."""
+
+    def __init__(self, storage: Storage, run_key: str) -> None:
+        self.storage = storage
+        self.prefix = f"checkpoints/{run_key}"
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Publish a state, then let the oldest go."""
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        data = buffer.getvalue()
+        self.storage.write(f"{self.prefix}/epoch-{state['epoch']:06d}", hashlib.sha256(data).digest() + data)
+        for key in list(self.storage.keys(self.prefix))[:-KEPT]:
+            self.storage.delete(key)
+
+    def load(self) -> dict[str, Any] | None:
+        """Return the newest whole state, or None."""
+        for key in reversed(list(self.storage.keys(self.prefix))):
+            data = self.storage.read(key) or b""
+            if hashlib.sha256(data[32:]).digest() == data[:32]:
+                state: dict[str, Any] = torch.load(io.BytesIO(data[32:]), weights_only=True)
+                return state
+        return None
+
+    def clear(self) -> None:
+        """Remove all states, once the result is there."""
+        for key in list(self.storage.keys(self.prefix)):
+            self.storage.delete(key)

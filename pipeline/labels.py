@@ -1,0 +1,237 @@
+"""Label caches on storage: their identity, their shards, and reading them without ever trusting a byte.
+
+caches/<id>/shard-00000.parquet   one row per sample, its M views adjacent, one fixed-size binary column per output
+caches/<id>/shard-00000.json      commit record, written after the shard was read back
+caches/<id>/manifest.json         derived from the records, written last: the cache is whole
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cluster.storage import Storage
+from pipeline.canonical import canonical, digest
+from sskt.encodings import get_encoding
+from sskt.errors import DamagedError
+
+FORMAT = 1
+SMALLEST_SHARD, LARGEST_SHARD, USUAL_SHARDS = 64, 16384, 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheSpec:
+    """Everything one source says about the views of one dataset. Any difference is another cache."""
+
+    source: dict[str, Any]
+    dataset: str
+    views: dict[str, Any]
+    view_count: int
+    rows: int
+    """Samples labelled: the pool, ids 0..rows-1."""
+    widths: dict[str, int]
+    """Values per view of each output."""
+    encoding: str
+    numerics: dict[str, Any]
+
+    @cached_property
+    def id(self) -> str:
+        """The name of the cache, which no other content can have."""
+        return digest(self.identity())
+
+    @property
+    def prefix(self) -> str:
+        """Where its objects lie."""
+        return f"caches/{self.id}"
+
+    def identity(self) -> dict[str, Any]:
+        """All that changes a stored byte."""
+        return {"format": FORMAT} | asdict(self)
+
+    @property
+    def shard_rows(self) -> int:
+        """Samples per shard; fixed by the dataset, so that shards do not depend on the number of workers."""
+        return min(max(-(-self.rows // USUAL_SHARDS), SMALLEST_SHARD), LARGEST_SHARD)
+
+    @property
+    def shards(self) -> int:
+        """How many shards the cache has."""
+        return -(-self.rows // self.shard_rows)
+
+    def id_range(self, shard: int) -> range:
+        """The sample ids a shard owns."""
+        return range(shard * self.shard_rows, min((shard + 1) * self.shard_rows, self.rows))
+
+    def row_bytes(self, output: str) -> int:
+        """Stored bytes of one output for all views of one sample."""
+        return self.view_count * get_encoding(self.encoding).row_bytes(self.widths[output])
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardRecord:
+    """What is known of a finished shard."""
+
+    shard: int
+    rows: int
+    bytes: int
+    sha256: str
+    passes: int
+    """Images that went through the source for it."""
+    seconds: float
+    """Time the source took for them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheManifest:
+    """What is known of a finished cache."""
+
+    id: str
+    identity: dict[str, Any]
+    shards: tuple[ShardRecord, ...]
+    content: str
+    """Hash over the shards' hashes: equal for equal labels, however they were made."""
+
+    @property
+    def passes(self) -> int:
+        """Images that went through the source."""
+        return sum(record.passes for record in self.shards)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes on storage."""
+        return sum(record.bytes for record in self.shards)
+
+    @property
+    def seconds(self) -> float:
+        """Time the source took."""
+        return sum(record.seconds for record in self.shards)
+
+
+def shard_key(spec: CacheSpec, shard: int) -> str:
+    """Key of a shard's data."""
+    return f"{spec.prefix}/shard-{shard:05d}.parquet"
+
+
+def record_key(spec: CacheSpec, shard: int) -> str:
+    """Key of a shard's commit record."""
+    return f"{spec.prefix}/shard-{shard:05d}.json"
+
+
+def commit_shard(
+    storage: Storage, spec: CacheSpec, *, shard: int, outputs: dict[str, np.ndarray], seconds: float
+) -> ShardRecord:
+    """Publish a shard, read it back, then record it. outputs: uint8 [rows, M * bytes] by name."""
+    data = _to_parquet(spec, shard, outputs)
+    storage.write(shard_key(spec, shard), data)
+    rows = len(spec.id_range(shard))
+    record = ShardRecord(
+        shard=shard,
+        rows=rows,
+        bytes=len(data),
+        sha256=hashlib.sha256(data).hexdigest(),
+        passes=rows * spec.view_count,
+        seconds=round(seconds, 4),
+    )
+    read_shard(storage, spec, record)
+    storage.write(record_key(spec, shard), canonical(record).encode())
+    return record
+
+
+def read_record(storage: Storage, spec: CacheSpec, shard: int) -> ShardRecord | None:
+    """Return a shard's record, or None where the shard has to be made: absent, or damaged and so not to be trusted."""
+    data = storage.read(record_key(spec, shard))
+    try:
+        return None if data is None else ShardRecord(**json.loads(data))
+    except (ValueError, TypeError):
+        return None
+
+
+def finish_cache(storage: Storage, spec: CacheSpec, records: list[ShardRecord]) -> CacheManifest:
+    """Write the manifest, once every shard has its record."""
+    ordered = tuple(sorted(records, key=lambda record: record.shard))
+    if [record.shard for record in ordered] != list(range(spec.shards)):
+        raise DamagedError(f"cache {spec.id}: {len(ordered)} of {spec.shards} shards have a record; it is not whole")
+    content = digest([record.sha256 for record in ordered])
+    manifest = CacheManifest(id=spec.id, identity=spec.identity(), shards=ordered, content=content)
+    storage.write(f"{spec.prefix}/manifest.json", canonical(manifest).encode())
+    return manifest
+
+
+def load_manifest(storage: Storage, spec: CacheSpec) -> CacheManifest | None:
+    """Return the manifest of a whole cache, or None where it is not whole yet."""
+    data = storage.read(f"{spec.prefix}/manifest.json")
+    if data is None:
+        return None
+    try:
+        raw = json.loads(data)
+        shards = tuple(ShardRecord(**record) for record in raw.pop("shards"))
+        manifest = CacheManifest(shards=shards, **raw)
+    except (ValueError, TypeError, KeyError) as error:
+        raise DamagedError(f"cache {spec.id}: manifest.json is damaged ({error}); delete it and run `cache`") from error
+    wanted = json.loads(canonical(spec.identity()))
+    differing = [name for name in wanted if manifest.identity.get(name) != wanted[name]]
+    if differing:
+        raise DamagedError(f"cache {spec.id}: manifest.json differs from the experiment in {', '.join(differing)}")
+    return manifest
+
+
+def read_cache(storage: Storage, spec: CacheSpec, manifest: CacheManifest) -> dict[str, np.ndarray]:
+    """Read and verify every shard. Returns uint8 [rows, M, bytes] by output name."""
+    parts = [read_shard(storage, spec, record) for record in manifest.shards]
+    return {
+        name: np.concatenate([part[name] for part in parts]).reshape(spec.rows, spec.view_count, -1)
+        for name in spec.widths
+    }
+
+
+def read_shard(storage: Storage, spec: CacheSpec, record: ShardRecord) -> dict[str, np.ndarray]:
+    """Read a shard and check it against its record: uint8 [rows, M * bytes] by output name."""
+    where = f"cache {spec.id}, shard {record.shard}"
+    data = storage.read(shard_key(spec, record.shard))
+    if data is None:
+        raise DamagedError(f"{where}: the file is missing; run `cache` to make it again")
+    if hashlib.sha256(data).hexdigest() != record.sha256:
+        raise DamagedError(f"{where}: sha256 differs from its record; run `cache` to make it again")
+    table = pq.read_table(pa.BufferReader(data))
+    stated = json.loads((table.schema.metadata or {}).get(b"sskt", b"{}"))
+    expected = _statement(spec, record.shard)
+    if stated != expected:
+        differing = ", ".join(name for name in expected if stated.get(name) != expected[name])
+        raise DamagedError(f"{where}: the file says it is another shard ({differing} differ)")
+    return {name: _rows(table.column(name), spec.row_bytes(name)) for name in spec.widths}
+
+
+def _to_parquet(spec: CacheSpec, shard: int, outputs: dict[str, np.ndarray]) -> bytes:
+    columns = [
+        pa.FixedSizeBinaryArray.from_buffers(
+            pa.binary(spec.row_bytes(name)), len(rows), [None, pa.py_buffer(np.ascontiguousarray(rows))]
+        )
+        for name, rows in outputs.items()
+    ]
+    schema = pa.schema(
+        [pa.field(name, column.type, nullable=False) for name, column in zip(outputs, columns, strict=True)],
+        metadata={"sskt": canonical(_statement(spec, shard))},
+    )
+    sink = pa.BufferOutputStream()
+    table = pa.Table.from_arrays(columns, schema=schema)
+    pq.write_table(table, sink, compression="none", use_dictionary=False, write_statistics=False)
+    return sink.getvalue().to_pybytes()
+
+
+def _statement(spec: CacheSpec, shard: int) -> dict[str, Any]:
+    """What a shard's file says of itself."""
+    ids = spec.id_range(shard)
+    return {"cache": spec.id, "shard": shard, "first_id": ids.start, "rows": len(ids), "views": spec.view_count}
+
+
+def _rows(column: pa.ChunkedArray, width: int) -> np.ndarray:
+    chunks = [
+        np.frombuffer(chunk.buffers()[1], dtype=np.uint8, count=len(chunk) * width, offset=chunk.offset * width)
+        for chunk in column.chunks
+    ]
+    return np.concatenate(chunks).reshape(-1, width)

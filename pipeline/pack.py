@@ -1,0 +1,181 @@
+"""Pack a data set once: decode it, give every sample its id and split, and store it as Parquet."""
+
+import hashlib
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from cluster.storage import Storage
+from pipeline.canonical import canonical, digest
+from pipeline.packed import (
+    IMAGE_FIELD,
+    PART_FIELDS,
+    VERSION,
+    PackedDataset,
+    PackedPart,
+    load_manifest,
+    prefix,
+    save_manifest,
+)
+from pipeline.parquet_images import read_parquet_images
+from pipeline.spill import Progress, Spill, decode_all
+from sskt.datasets import READERS, SPLITS, UNLABELLED, DatasetSettings, RawDataset
+from sskt.datasets.splits import assign_splits, content_digest, order_key
+
+ALL_READERS: dict[str, Callable[[DatasetSettings], RawDataset]] = {**READERS, "parquet": read_parquet_images}
+
+ROW_GROUP = 1024
+PART_ROWS = 8192
+_PART_BYTES = 1 << 28  # a part is in memory as a whole
+
+
+@dataclass(frozen=True)
+class _Arranged:
+    """The decoded samples in packed order."""
+
+    images: NDArray[np.uint8]
+    """[N, C, H, W] in the order they were read, on disk."""
+    order: NDArray[np.int64]
+    """Row of `images` by sample id."""
+    keys: list[str]
+    labels: NDArray[np.int32]
+    splits: NDArray[np.int8]
+    digests: list[bytes]
+
+
+def pack(settings: DatasetSettings, storage: Storage, *, progress: Progress | None = None) -> PackedDataset:
+    """Return the packed data set; images are decoded only the first time."""
+    return pack_raw(ALL_READERS[settings.kind](settings), settings, storage, progress=progress)
+
+
+def pack_raw(
+    raw: RawDataset, settings: DatasetSettings, storage: Storage, *, progress: Progress | None = None
+) -> PackedDataset:
+    """Pack what a reader found, unless that has been done; `progress` gets (images done, images in all)."""
+    pack_id = _pack_id(raw, settings)
+    stored = load_manifest(storage, pack_id)
+    if stored is not None:
+        return stored
+    with tempfile.TemporaryFile() as file:
+        spill = Spill(file, settings)
+        unreadable = decode_all(raw, settings, spill, progress)
+        arranged = _arrange(spill, raw, settings)
+        packed = _store(arranged, raw, settings, storage, unreadable=unreadable)
+    save_manifest(packed, storage)
+    return packed
+
+
+def _pack_id(raw: RawDataset, settings: DatasetSettings) -> str:
+    return digest({"version": VERSION, "settings": settings, "signature": raw.signature})
+
+
+def _arrange(spill: Spill, raw: RawDataset, settings: DatasetSettings) -> _Arranged:
+    images, records = spill.images(), spill.records
+    digests = [content_digest(image, record.key) for image, record in zip(images, records, strict=True)]
+    places = [order_key(content, settings.seed) for content in digests]
+    splits = assign_splits(records, places, classes=raw.classes, settings=settings)
+    order = sorted(range(len(records)), key=lambda row: (splits[row], places[row]))
+    return _Arranged(
+        images=images,
+        order=np.array(order, np.int64),
+        keys=[records[row].key for row in order],
+        labels=np.array([records[row].label for row in order], np.int32),
+        splits=splits[order],
+        digests=[digests[row] for row in order],
+    )
+
+
+def _store(
+    arranged: _Arranged, raw: RawDataset, settings: DatasetSettings, storage: Storage, *, unreadable: tuple[str, ...]
+) -> PackedDataset:
+    pack_id = _pack_id(raw, settings)
+    parts, histogram = _write_parts(arranged, storage, prefix(pack_id))
+    mean, std = _mean_and_std(histogram)
+    counts = {split: int((arranged.splits == code).sum()) for code, split in enumerate(SPLITS)}
+    return PackedDataset(
+        pack_id=pack_id,
+        name=raw.name,
+        classes=raw.classes,
+        rows=len(arranged.order),
+        pool=counts["train"],
+        unlabelled=int((arranged.labels == UNLABELLED).sum()),
+        validation=counts["validation"],
+        test=counts["test"],
+        channels=arranged.images.shape[1],
+        size=arranged.images.shape[2],
+        mean=mean,
+        std=std,
+        fingerprint=_fingerprint(arranged, raw.classes),
+        parts=parts,
+        unreadable=unreadable,
+        settings=asdict(settings),
+        signature=raw.signature,
+    )
+
+
+def _write_parts(
+    arranged: _Arranged, storage: Storage, folder: str
+) -> tuple[tuple[PackedPart, ...], NDArray[np.int64]]:
+    """Write all parts; return them, and how often each value occurs in each channel of the pool."""
+    parts: list[PackedPart] = []
+    histogram = np.zeros((arranged.images.shape[1], 256), np.int64)
+    step = part_rows(arranged.images[0].size)
+    for start in range(0, len(arranged.order), step):
+        rows = slice(start, start + step)
+        images = arranged.images[arranged.order[rows]]
+        for channel, counts in enumerate(histogram):
+            counts += np.bincount(images[arranged.splits[rows] == 0, channel].reshape(-1), minlength=256)
+        data = _part_bytes(arranged, rows, images)
+        part = PackedPart(
+            name=f"part-{len(parts):05d}.parquet", rows=len(images), sha256=hashlib.sha256(data).hexdigest()
+        )
+        storage.write(f"{folder}/{part.name}", data)
+        parts.append(part)
+    return tuple(parts), histogram
+
+
+def part_rows(image_bytes: int) -> int:
+    """Rows of a part: whole row groups, bounded in number and in bytes."""
+    groups = _PART_BYTES // (image_bytes * ROW_GROUP)
+    return ROW_GROUP * min(max(groups, 1), PART_ROWS // ROW_GROUP)
+
+
+def _part_bytes(arranged: _Arranged, rows: slice, images: NDArray[np.uint8]) -> bytes:
+    ids = np.arange(rows.start, rows.start + len(images))
+    columns = {"id": ids, "key": arranged.keys[rows], "label": arranged.labels[rows], "split": arranged.splits[rows]}
+    arrays = [pa.array(columns[name], kind) for name, kind in PART_FIELDS.items()]
+    pixels = pa.py_buffer(np.ascontiguousarray(images))
+    arrays.append(pa.FixedSizeBinaryArray.from_buffers(pa.binary(images[0].size), len(images), [None, pixels]))
+    table = pa.Table.from_arrays(arrays, [*PART_FIELDS, IMAGE_FIELD])
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        table, sink, row_group_size=ROW_GROUP, compression="zstd", use_dictionary=False, write_statistics=False
+    )
+    return bytes(sink.getvalue())
+
+
+def _mean_and_std(histogram: NDArray[np.int64]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Exact integer sums, so that they do not depend on how the images were grouped."""
+    means, deviations = [], []
+    for counts in histogram.tolist():
+        number = sum(counts)
+        total = sum(value * count for value, count in enumerate(counts))
+        squares = sum(value * value * count for value, count in enumerate(counts))
+        deviation = (number * squares - total * total) ** 0.5 / number / 255
+        means.append(round(total / number / 255, 6))
+        deviations.append(round(deviation, 6) or 1.0)  # 1 keeps a constant channel finite where it is divided by this
+    return tuple(means), tuple(deviations)
+
+
+def _fingerprint(arranged: _Arranged, classes: tuple[str, ...]) -> str:
+    _, channels, size, _ = arranged.images.shape
+    content = hashlib.sha256(canonical({"classes": classes, "size": size, "channels": channels}).encode())
+    labels, splits = arranged.labels.astype("<i4"), arranged.splits
+    for image, label, split in zip(arranged.digests, labels, splits, strict=True):
+        content.update(image + label.tobytes() + split.tobytes())
+    return content.hexdigest()

@@ -1,0 +1,167 @@
+"""A packed data set: what its manifest says, and its arrays."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+
+from cluster.storage import Storage
+from pipeline.canonical import canonical
+from sskt.errors import DamagedError
+from sskt.networks import ImageFormat
+
+VERSION: Literal[1] = 1
+
+IMAGE_FIELD = "image"
+PART_FIELDS = {"id": pa.int64(), "key": pa.string(), "label": pa.int32(), "split": pa.int8()}
+"""Columns of a part, beside the image: FixedSizeBinary of C*H*W bytes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackedPart:
+    """One Parquet file of a packed data set."""
+
+    name: str
+    rows: int
+    sha256: str
+
+
+@with_config(ConfigDict(extra="forbid"))
+@dataclass(frozen=True, kw_only=True)
+class PackedDataset:
+    """Everything a manifest says. Rows: the training images (the pool), then validation, then test."""
+
+    version: Literal[1] = VERSION
+    pack_id: str
+    name: str
+    classes: tuple[str, ...]
+    rows: int
+    pool: int
+    """Training images, with and without labels: ids 0..pool-1."""
+    unlabelled: int
+    validation: int
+    test: int
+    channels: int
+    size: int
+    mean: tuple[float, ...]
+    """Per channel over the pool, for pixels scaled to 0..1."""
+    std: tuple[float, ...]
+    fingerprint: str
+    """Identity of the content: the same wherever, and from whatever files, the same images were packed."""
+    parts: tuple[PackedPart, ...]
+    unreadable: tuple[str, ...]
+    """Keys of the images left out."""
+    settings: Mapping[str, Any]
+    signature: str
+    """Identity of the raw data this was packed from."""
+
+    @property
+    def prefix(self) -> str:
+        """Key below which it is stored."""
+        return prefix(self.pack_id)
+
+
+@dataclass(frozen=True)
+class PackedArrays:
+    """A packed data set in memory; the row is the sample id."""
+
+    images: NDArray[np.uint8]
+    """[N, C, H, W]"""
+    labels: NDArray[np.int64]
+    """[N]; -1 is unlabelled."""
+    splits: NDArray[np.int8]
+    """[N]; 0 train, 1 validation, 2 test."""
+
+
+_MANIFEST = TypeAdapter(PackedDataset)
+
+
+def prefix(pack_id: str) -> str:
+    """Key below which the data set of that id is stored."""
+    return f"datasets/{pack_id}"
+
+
+def save_manifest(packed: PackedDataset, storage: Storage) -> None:
+    """Write what makes the data set exist; its parts are there already."""
+    storage.write(f"{packed.prefix}/manifest.json", canonical(packed).encode())
+
+
+def load_manifest(storage: Storage, pack_id: str) -> PackedDataset | None:
+    """Return what is packed under that id, or None."""
+    key = f"{prefix(pack_id)}/manifest.json"
+    data = storage.read(key)
+    if data is None:
+        return None
+    try:
+        packed = _MANIFEST.validate_json(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(step) for step in first["loc"]) or "the whole"
+        raise DamagedError(f"{key}: {field}: {first['msg']}; delete it to pack again") from error
+    if packed.pack_id != pack_id:
+        raise DamagedError(f"{key}: pack_id is {packed.pack_id!r}; it belongs elsewhere, delete it to pack again")
+    return packed
+
+
+def image_format(packed: PackedDataset) -> ImageFormat:
+    """Tell a network what its images look like."""
+    return ImageFormat(channels=packed.channels, size=packed.size, mean=packed.mean, std=packed.std)
+
+
+def read_packed(packed: PackedDataset, storage: Storage) -> PackedArrays:
+    """Read all parts, verified, into memory."""
+    images = np.empty((packed.rows, packed.channels, packed.size, packed.size), np.uint8)
+    labels, splits = np.empty(packed.rows, np.int64), np.empty(packed.rows, np.int8)
+    start = 0
+    for part in packed.parts:
+        table = _read_part(packed, part, storage, first_id=start)
+        rows = slice(start, start + part.rows)
+        copy_images(table.column(IMAGE_FIELD), images[rows])
+        labels[rows], splits[rows] = table.column("label").to_numpy(), table.column("split").to_numpy()
+        start = rows.stop
+    if start != packed.rows:
+        raise DamagedError(
+            f"{packed.prefix}/manifest.json: rows is {packed.rows}, but its parts hold {start}; delete it to pack again"
+        )
+    return PackedArrays(images, labels, splits)
+
+
+def _read_part(packed: PackedDataset, part: PackedPart, storage: Storage, *, first_id: int) -> pa.Table:
+    key = f"{packed.prefix}/{part.name}"
+    data = storage.read(key)
+    if data is None:
+        raise _damaged(packed, f"{key} is missing")
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != part.sha256:
+        raise _damaged(packed, f"{key}: sha256 of its {len(data)} bytes is {digest[:16]}, not {part.sha256[:16]}")
+    table = pq.read_table(pa.BufferReader(data))
+    image = pa.binary(packed.channels * packed.size**2)
+    for name, kind in {**PART_FIELDS, IMAGE_FIELD: image}.items():
+        if name not in table.column_names or table.schema.field(name).type != kind:
+            raise _damaged(packed, f"{key}: {name} is not a column of type {kind}")
+    if table.num_rows != part.rows:
+        raise _damaged(packed, f"{key}: rows is {table.num_rows}, not {part.rows}")
+    if not np.array_equal(table.column("id").to_numpy(), np.arange(first_id, first_id + part.rows)):
+        raise _damaged(packed, f"{key}: id is not {first_id}..{first_id + part.rows - 1} in order")
+    return table
+
+
+def _damaged(packed: PackedDataset, what: str) -> DamagedError:
+    return DamagedError(f"{what}; delete {packed.prefix}/manifest.json to pack again")
+
+
+def copy_images(column: pa.ChunkedArray, images: NDArray[np.uint8]) -> None:
+    """Copy a FixedSizeBinary column into [n, C, H, W], whole buffers at a time."""
+    flat = images.reshape(-1)
+    start = 0
+    for chunk in column.chunks:
+        width = chunk.type.byte_width
+        begin, count = chunk.offset * width, len(chunk) * width
+        flat[start : start + count] = np.frombuffer(chunk.buffers()[1], np.uint8)[begin : begin + count]
+        start += count

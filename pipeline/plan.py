@@ -1,0 +1,118 @@
+"""What an experiment amounts to: its packed data, its sources, its caches, its trials, each with an id."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from pipeline.canonical import digest, plain
+from pipeline.experiment import Experiment, Trial
+from pipeline.labels import CacheSpec
+from pipeline.packed import PackedDataset, image_format
+from sskt.errors import InputError
+from sskt.methods import Facts, Needs, SourceFacts, get_method
+from sskt.sources import Source, load_source
+from sskt.views import Recipe, make_recipe
+
+SEMANTICS = 1
+"""Part of every run key; raised when the same settings begin to mean another training."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedTrial:
+    """A trial and the key that names its training, its checkpoints and its result."""
+
+    trial: Trial
+    run_key: str
+    needs: Needs
+    facts: Facts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """An experiment whose data and sources are known."""
+
+    experiment: Experiment
+    packed: PackedDataset
+    recipe: Recipe
+    sources: dict[str, Source]
+    caches: dict[str, CacheSpec]
+
+    @cached_property
+    def trials(self) -> list[PlannedTrial]:
+        """All trials, checked against what is known of data and sources."""
+        return [self._planned(trial) for trial in self.experiment.trials()]
+
+    def caches_for(self, trials: Sequence[PlannedTrial]) -> dict[str, CacheSpec]:
+        """The caches that some trials read."""
+        names = {name for planned in trials if planned.needs.outputs for name in planned.trial.sources}
+        return {name: spec for name, spec in self.caches.items() if name in names}
+
+    def _planned(self, trial: Trial) -> PlannedTrial:
+        method = get_method(trial.method)
+        sources = {name: self.sources[name] for name in trial.sources}
+        facts = Facts(
+            classes=len(self.packed.classes),
+            image=image_format(self.packed),
+            sources={name: SourceFacts(source.classes, source.embedding_dim) for name, source in sources.items()},
+        )
+        try:
+            method.check(trial.options, facts)
+        except InputError as error:
+            raise InputError(f"methods: {trial.label!r}: {error}") from error
+        needs = method.needs(trial.options)
+        spec = trial_spec(trial) | {
+            "semantics": SEMANTICS,
+            "torch": torch_version(),
+            "dataset": self.packed.fingerprint,
+            "views": self.recipe.identity() | {"count": self.experiment.views.count},
+            "sources": [self._source_id(name, needs) for name in trial.sources],
+        }
+        return PlannedTrial(trial=trial, run_key=digest(spec), needs=needs, facts=facts)
+
+    def _source_id(self, name: str, needs: Needs) -> Any:
+        return [name, self.caches[name].id if needs.outputs else self.sources[name].identity()]
+
+
+def trial_spec(trial: Trial) -> dict[str, Any]:
+    """What a trial's outcome depends on beside data and sources, in plain values; its label is only a name."""
+    return plain({name: value for name, value in vars(trial).items() if name != "label"})
+
+
+def torch_version() -> str:
+    """Major and minor version; arithmetic may change between them."""
+    return ".".join(torch.__version__.split(".")[:2])
+
+
+def make_plan(experiment: Experiment, packed: PackedDataset) -> Plan:
+    """Load the sources and check everything that can be checked without running them."""
+    recipe = make_recipe(experiment.views, image_size=packed.size)
+    used = {name for trial in experiment.trials() for name in trial.sources}
+    sources = {name: load_source(name, settings) for name, settings in experiment.sources.items() if name in used}
+    caches = {
+        name: _cache_spec(experiment, packed=packed, recipe=recipe, source=source) for name, source in sources.items()
+    }
+    plan = Plan(experiment=experiment, packed=packed, recipe=recipe, sources=sources, caches=caches)
+    _ = plan.trials  # refuses impossible combinations now, before anything runs
+    return plan
+
+
+def _cache_spec(experiment: Experiment, *, packed: PackedDataset, recipe: Recipe, source: Source) -> CacheSpec:
+    device = "cuda" if experiment.resources.gpus_per_source_worker else "cpu"
+    return CacheSpec(
+        source=source.identity(),
+        dataset=packed.fingerprint,
+        views=recipe.identity(),
+        view_count=experiment.views.count,
+        rows=packed.pool,
+        widths={"logits": source.classes},
+        encoding=experiment.cache.encoding,
+        numerics={
+            "device": device,
+            "dtype": "float32",
+            "batch_size": experiment.cache.batch_size,
+            "torch": torch_version(),
+        },
+    )

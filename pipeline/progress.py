@@ -1,0 +1,55 @@
+"""Progress of long work: a bar in a terminal, a line a minute elsewhere."""
+
+import sys
+import time
+
+from tqdm import tqdm
+
+QUIET_SECONDS = 60.0
+
+
+class Progress:
+    """Counts finished pieces of work and shows rate and time left."""
+
+    def __init__(self, what: str, *, total: int, unit: str) -> None:
+        self.what, self.total, self.unit = what, total, unit
+        self.done, self.note = 0, ""
+        self._began = self._told = time.monotonic()
+        terminal = sys.stderr.isatty()
+        self._bar = tqdm(total=total, desc=what, unit=f" {unit}", leave=False, dynamic_ncols=True) if terminal else None
+
+    def advance(self, count: int = 1, *, note: str = "") -> None:
+        """Count finished pieces; a note says the latest of interest."""
+        self.done += count
+        self.note = note or self.note
+        if self._bar is not None:
+            self._bar.set_postfix_str(self.note, refresh=False)
+            self._bar.update(count)
+        elif time.monotonic() - self._told >= QUIET_SECONDS:
+            self._told = time.monotonic()
+            print(self.line(self._told - self._began), file=sys.stderr, flush=True)  # noqa: T201
+
+    def reach(self, done: int, total: int) -> None:
+        """Say how far the work is, for callers that count themselves."""
+        self.total = total
+        if self._bar is not None:
+            self._bar.total = total
+        self.advance(done - self.done)
+
+    def line(self, seconds: float) -> str:
+        """One line on how far the work is after so many seconds."""
+        rate = self.done / seconds
+        left = (self.total - self.done) / rate if rate else float("inf")
+        note = f", {self.note}" if self.note else ""
+        return f"{self.what}: {self.done} of {self.total} {self.unit}, {rate:.3g}/s, {left:.0f} s left{note}"
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

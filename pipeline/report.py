@@ -1,0 +1,183 @@
+"""The report: what was measured, how sure it is, what it cost."""
+
+import csv
+import io
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from cluster.storage import Storage
+from pipeline.canonical import canonical
+from pipeline.labels import load_manifest
+from pipeline.plan import Plan, PlannedTrial
+from pipeline.results import Result, read_failure, read_result
+from pipeline.statistics import Change, Summary, compare, summarise
+
+SCRATCH = "scratch"
+"""The method every other is compared with."""
+
+
+@dataclass
+class Row:
+    """All trials that differ in their seed only."""
+
+    label: str
+    wanted: int
+    scores: dict[int, float] = field(default_factory=dict)
+    """Test accuracy in % by seed, after the last epoch."""
+    failures: dict[int, str] = field(default_factory=dict)
+    summary: Summary | None = None
+    change: Change | None = None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the trials and the caches behind them took, whenever that was."""
+
+    trials: int
+    training_seconds: float
+    caches: int
+    source_passes: int
+    source_seconds: float
+    cache_bytes: int
+    label_rows: int
+
+    @property
+    def passes_saved(self) -> int:
+        """Source passes that training with live sources would have made beyond those made for the caches."""
+        return self.label_rows - self.source_passes
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an experiment has shown so far."""
+
+    title: str
+    rows: list[Row]
+    cost: Cost
+
+
+def make_report(plan: Plan, storage: Storage) -> Report:
+    """Merge the results that are there."""
+    results = {planned.run_key: read_result(storage, planned.run_key) for planned in plan.trials}
+    rows: dict[str, Row] = {}
+    for planned in plan.trials:
+        row = rows.setdefault(planned.trial.label, Row(planned.trial.label, len(plan.experiment.seeds)))
+        _enter(row, planned, results[planned.run_key], storage)
+    _compare_rows(rows, plan)
+    found = [result for result in results.values() if result is not None]
+    return Report(_title(plan, len(found)), list(rows.values()), _cost(plan, storage, found))
+
+
+def _enter(row: Row, planned: PlannedTrial, result: Result | None, storage: Storage) -> None:
+    if result is not None:
+        row.scores[planned.trial.seed] = result["test_accuracy"]
+        return
+    reason = read_failure(storage, planned.run_key)
+    if reason is not None:
+        row.failures[planned.trial.seed] = reason
+
+
+def _compare_rows(rows: dict[str, Row], plan: Plan) -> None:
+    """Summarise each row and compare it with scratch under the same target and training."""
+    trials = {planned.trial.label: planned.trial for planned in plan.trials}
+    baselines = {
+        canonical([trial.target, trial.training]): rows[label].scores
+        for label, trial in trials.items()
+        if trial.method == SCRATCH
+    }
+    for label, row in rows.items():
+        if row.scores:
+            row.summary = summarise(list(row.scores.values()))
+        trial = trials[label]
+        baseline = baselines.get(canonical([trial.target, trial.training]), {})
+        if trial.method != SCRATCH:
+            row.change = compare(row.scores, baseline)
+
+
+def _cost(plan: Plan, storage: Storage, results: list[Result]) -> Cost:
+    read = plan.caches_for(plan.trials)
+    manifests = [manifest for spec in read.values() if (manifest := load_manifest(storage, spec)) is not None]
+    return Cost(
+        trials=len(results),
+        training_seconds=sum(result["seconds"] for result in results),
+        caches=len(manifests),
+        source_passes=sum(manifest.passes for manifest in manifests),
+        source_seconds=sum(manifest.seconds for manifest in manifests),
+        cache_bytes=sum(manifest.bytes for manifest in manifests),
+        label_rows=sum(result["label_rows"] for result in results),
+    )
+
+
+def _title(plan: Plan, done: int) -> str:
+    packed, experiment = plan.packed, plan.experiment
+    labels = experiment.training.labels_per_class
+    return (
+        f"{experiment.name}: {packed.name}, {len(packed.classes)} classes, {packed.pool} training images, "
+        f"{f'{labels} labels per class' if labels else 'all labelled ones'} used; "
+        f"target {experiment.target.architecture}; {done} of {len(plan.trials)} trials done"
+    )
+
+
+HEADINGS = ("trial", "test accuracy %", "n", "against scratch [95 %]", "")
+
+
+def table(report: Report) -> list[tuple[str, ...]]:
+    """The rows of the report as text, under HEADINGS."""
+    return [(row.label, _score(row), _count(row), _change(row), _verdict(row)) for row in report.rows]
+
+
+def _score(row: Row) -> str:
+    if row.summary is None:
+        return "-"
+    return f"{row.summary.mean:.1f}" + (f" ± {row.summary.std:.1f}" if row.summary.std is not None else "")
+
+
+def _count(row: Row) -> str:
+    return f"{len(row.scores)}" if len(row.scores) == row.wanted else f"{len(row.scores)} of {row.wanted}"
+
+
+def _change(row: Row) -> str:
+    if row.change is None:
+        return ""
+    interval = "" if row.change.low is None else f" [{row.change.low:+.1f}, {row.change.high:+.1f}]"
+    return f"{row.change.mean:+.1f}{interval}"
+
+
+def _verdict(row: Row) -> str:
+    if row.failures:
+        reason = next(iter(row.failures.values()))
+        return f"{len(row.failures)} failed: {reason}"
+    return row.change.verdict if row.change else ""
+
+
+def to_markdown(report: Report) -> str:
+    """The report as a Markdown table that also reads well as plain text."""
+    lines = [HEADINGS, *table(report)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(HEADINGS))]
+    rendered = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
+    ]
+    rendered.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join([report.title, "", *rendered, ""])
+
+
+def to_csv(report: Report) -> str:
+    """One line per trial."""
+    sink = io.StringIO()
+    writer = csv.writer(sink)
+    writer.writerow(("trial", "seed", "test_accuracy", "failure"))
+    for row in report.rows:
+        writer.writerows((row.label, seed, score, "") for seed, score in sorted(row.scores.items()))
+        writer.writerows((row.label, seed, "", reason) for seed, reason in sorted(row.failures.items()))
+    return sink.getvalue()
+
+
+def write_report(report: Report, storage: Storage, *, name: str) -> str:
+    """Write the report as Markdown, CSV and JSON; return where the Markdown lies."""
+    rows: list[dict[str, Any]] = [asdict(row) for row in report.rows]
+    storage.write(f"reports/{name}.md", to_markdown(report).encode())
+    storage.write(f"reports/{name}.csv", to_csv(report).encode())
+    storage.write(
+        f"reports/{name}.json", canonical({"title": report.title, "rows": rows, "cost": report.cost}).encode()
+    )
+    return f"{storage.uri}/reports/{name}.md"

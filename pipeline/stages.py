@@ -1,0 +1,92 @@
+"""The stages in their order, each doing only what is missing."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster.session import start_session
+from cluster.storage import Storage, StorageError, open_storage
+from pipeline.cache import CacheOutcome, ensure_caches
+from pipeline.experiment import Experiment
+from pipeline.pack import pack
+from pipeline.plan import Plan, PlannedTrial, make_plan
+from pipeline.progress import Progress
+from pipeline.results import Result, read_result
+from pipeline.runners import run_plain, run_train
+from pipeline.sweep import SweepOutcome, sweep
+from pipeline.trials import gather_materials, network_key
+from sskt.errors import DamagedError, InputError
+
+Say = Callable[[str], None]
+
+
+@dataclass
+class Stages:
+    """Runs the stages of one experiment; `say` is told, in a line each, what was done and what was found done."""
+
+    experiment: Experiment
+    say: Say
+
+    def __post_init__(self) -> None:
+        try:
+            self.storage: Storage = open_storage(self.experiment.storage)
+        except StorageError as error:
+            raise InputError(str(error)) from error
+
+    def pack(self) -> Plan:
+        """Pack the dataset, then load the sources and check the whole experiment against both."""
+        with Progress("pack", total=0, unit="images") as progress:
+            packed = pack(self.experiment.dataset, self.storage, progress=progress.reach)
+        counts = f"{packed.pool} to train on, {packed.validation} validation, {packed.test} test"
+        self.say(f"pack    {packed.name}: {packed.rows} images ({counts}) [{packed.fingerprint[:12]}]")
+        for reason in packed.unreadable:
+            self.say(f"pack    left out: {reason}")
+        return make_plan(self.experiment, packed)
+
+    def cache(self, plan: Plan, *, trials: list[PlannedTrial] | None = None) -> dict[str, CacheOutcome]:
+        """Make what is missing of the caches that some trials read (all trials for None)."""
+        specs = plan.caches_for(plan.trials if trials is None else trials)
+        outcomes = ensure_caches(plan, self.storage, specs=specs)
+        for name, outcome in outcomes.items():
+            for damage in outcome.repaired:
+                self.say(f"cache   {name}: made again: {damage}")
+            how = f"{outcome.passes} source passes" if outcome.passes else "found, 0 source passes"
+            size = outcome.manifest.bytes / 1e6
+            self.say(f"cache   {name}: {how}; {size:.2f} MB, content {outcome.manifest.content} [{specs[name].id}]")
+        return outcomes
+
+    def sweep(self, plan: Plan) -> SweepOutcome:
+        """Run the trials that have no result yet."""
+        outcome = sweep(plan, self.storage)
+        failed = f", {len(outcome.failures)} failed" if outcome.failures else ""
+        self.say(f"sweep   {outcome.found} trials found, {outcome.done} done now{failed}")
+        return outcome
+
+    def train(self, planned: PlannedTrial, plan: Plan, *, in_process: bool = False) -> float:
+        """Train one trial by Ray Train, or in this process; return how long it trained now, 0 if it was found done."""
+        found = read_result(self.storage, planned.run_key)
+        result = found or self._train(planned, plan, in_process=in_process)
+        how = "found" if found else f"{result['seconds']:.1f} s on {result['processes']} process(es)"
+        name = f"{planned.trial.label}, seed {planned.trial.seed}"
+        self.say(f"train   {name}: test accuracy {result['test_accuracy']:.1f} % ({how}) [{planned.run_key}]")
+        return 0.0 if found else float(result["seconds"])
+
+    def _train(self, planned: PlannedTrial, plan: Plan, *, in_process: bool) -> Result:
+        materials = gather_materials(plan, self.storage, [planned])
+        resources = self.experiment.resources
+        if in_process:
+            return run_plain(planned, materials, need=resources.trial)
+        start_session()
+        return run_train(planned, materials, need=resources.trial, workers=resources.workers)
+
+    def export(self, planned: PlannedTrial, path: str) -> None:
+        """Copy a trained target to a file of its own."""
+        data = self.storage.read(network_key(planned.run_key))
+        if data is None:
+            raise DamagedError(
+                f"{network_key(planned.run_key)} is missing; delete the result beside it and train again"
+            )
+        file = Path(path)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
+        self.say(f"export  {file}: {len(data) / 1e6:.2f} MB")

@@ -1,0 +1,1 @@
+"""What is learned: networks, views, losses and methods in plain PyTorch."""

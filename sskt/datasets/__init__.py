@@ -1,0 +1,33 @@
+"""Readers of image data sets; a new kind is one function and one line here."""
+
+from collections.abc import Callable
+
+from sskt.datasets.builtin import read_digits, read_mnist5k
+from sskt.datasets.folder import read_folder
+from sskt.datasets.records import SPLITS, UNLABELLED, RawDataset, Record, Split, existing_path, files_signature
+from sskt.datasets.settings import DatasetSettings
+from sskt.datasets.torchvision_sets import read_torchvision
+
+__all__ = [
+    "READERS",
+    "SPLITS",
+    "UNLABELLED",
+    "DatasetSettings",
+    "RawDataset",
+    "Record",
+    "Split",
+    "existing_path",
+    "files_signature",
+    "read_digits",
+    "read_folder",
+    "read_mnist5k",
+    "read_torchvision",
+]
+
+READERS: dict[str, Callable[[DatasetSettings], RawDataset]] = {
+    "digits": read_digits,
+    "mnist5k": read_mnist5k,
+    "torchvision": read_torchvision,
+    "folder": read_folder,
+}
+"""Kinds that plain PyTorch can read; `pipeline` adds Parquet."""

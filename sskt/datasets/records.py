@@ -1,0 +1,60 @@
+"""What every reader hands over: samples that are decoded only when asked for."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from PIL import Image
+
+from sskt.errors import InputError
+
+Split = Literal["train", "validation", "test"]
+
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+"""A split's place here is its code in the packed data."""
+
+UNLABELLED = -1
+
+
+@dataclass(frozen=True)
+class Record:
+    """One sample, not read yet."""
+
+    key: str
+    """Stable name within its data set: a relative path, or an index."""
+    label: int
+    """Index into the class names; -1 is unlabelled."""
+    split: Split | None
+    """None leaves it to the packer."""
+    load: Callable[[], Image.Image]
+
+
+@dataclass(frozen=True)
+class RawDataset:
+    """A data set as it lies on disk."""
+
+    name: str
+    classes: tuple[str, ...]
+    records: Sequence[Record]
+    signature: str
+    """Identity of the raw data that is cheap to compute: no image is decoded for it."""
+
+
+def files_signature(root: Path, files: Iterable[Path]) -> str:
+    """Hash names relative to `root`, sizes and modification times: enough to notice that files have changed."""
+    digest = hashlib.sha256()
+    for name, file in sorted((file.relative_to(root).as_posix(), file) for file in files):
+        status = file.stat()
+        line = f"{name}\0{status.st_size}\0{status.st_mtime_ns}\0"
+        digest.update(line.encode(errors="surrogateescape"))  # a name that is not UTF-8 still has bytes
+    return digest.hexdigest()
+
+
+def existing_path(path: str, field: str = "dataset.path") -> Path:
+    """Return the path a person named, or say that there is nothing."""
+    found = Path(path).expanduser()
+    if not found.exists():
+        raise InputError(f"{field} is {path!r}; there is no such file or folder")
+    return found

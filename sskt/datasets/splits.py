@@ -1,0 +1,76 @@
+"""Stable identities of samples, and what is held out; neither depends on the order in which samples are read."""
+
+import hashlib
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sskt.datasets.records import SPLITS, UNLABELLED, Record, Split
+from sskt.datasets.settings import DatasetSettings
+from sskt.errors import InputError
+
+
+def content_digest(pixels: NDArray[np.uint8], key: str) -> bytes:
+    """Identity of one sample: its pixels, and its key, because the same picture may occur twice."""
+    digest = hashlib.blake2b(pixels.tobytes(), digest_size=16)
+    digest.update(key.encode())
+    return digest.digest()
+
+
+def order_key(digest: bytes, seed: int) -> bytes:
+    """Place of a sample in the shuffled order; adding another sample does not change it."""
+    return hashlib.blake2b(digest, key=str(seed).encode(), digest_size=16).digest()
+
+
+def assign_splits(
+    records: Sequence[Record], order: Sequence[bytes], *, classes: Sequence[str], settings: DatasetSettings
+) -> NDArray[np.int8]:
+    """Return each record's split as its code in `SPLITS`; of every class, the first in `order` are held out."""
+    own = {record.split for record in records}
+    held: dict[Split, float] = {
+        "test": 0 if "test" in own else settings.test,
+        "validation": 0 if "validation" in own else settings.validation,
+    }
+    assigned: list[Split] = [_own_split(record) for record in records]
+    for label, rows in enumerate(_rows_by_class(records, assigned, len(classes))):
+        rest = sorted(rows, key=lambda row: order[row])
+        for split, fraction in held.items():
+            count = _ceil(fraction * len(rows))
+            for row in rest[:count]:
+                assigned[row] = split
+            rest = rest[count:]
+        if not rest:
+            raise _no_training_image(classes[label], len(rows), held)
+    return np.array([SPLITS.index(split) for split in assigned], np.int8)
+
+
+def _own_split(record: Record) -> Split:
+    split = record.split or "train"
+    if record.label == UNLABELLED and split != "train":
+        raise InputError(f"dataset: image {record.key!r} of the {split} split has no label; label it or take it out")
+    return split
+
+
+def _rows_by_class(records: Sequence[Record], assigned: Sequence[Split], classes: int) -> list[list[int]]:
+    rows: dict[int, list[int]] = defaultdict(list)
+    for row, record in enumerate(records):
+        if assigned[row] == "train":
+            rows[record.label].append(row)
+    return [rows[label] for label in range(classes)]
+
+
+def _ceil(count: float) -> int:
+    return math.ceil(round(count, 6))  # 0.1 * 30 is 3.0000000000000004
+
+
+def _no_training_image(name: str, labelled: int, held: dict[Split, float]) -> InputError:
+    if labelled == 0:
+        return InputError(f"dataset: class {name!r} has no labelled image to train on; add some or take the class out")
+    fractions = " and ".join(f"dataset.{split} {fraction}" for split, fraction in held.items())
+    return InputError(
+        f"{fractions} leave nothing to train on of class {name!r}, which has {labelled} labelled image(s); "
+        "lower them or add images"
+    )

@@ -1,0 +1,152 @@
+"""Data sets of torchvision, from files that lie on this machine already; nothing is downloaded."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from sskt.datasets.records import UNLABELLED, RawDataset, Record, Split, files_signature
+from sskt.datasets.settings import DatasetSettings
+from sskt.errors import InputError, unknown_name
+
+Arguments = dict[str, str | bool]
+
+
+@dataclass(frozen=True)
+class TorchvisionSet:
+    """How one class of torchvision.datasets is asked for its splits."""
+
+    files: str
+    """Pattern of its files below the root; they identify the data."""
+    splits: dict[Split | None, Arguments]
+    """None is a set without splits, which the packer makes."""
+    unlabelled: Arguments | None = None
+
+
+_FLAG: dict[Split | None, Arguments] = {"train": {"train": True}, "test": {"train": False}}
+_TWO: dict[Split | None, Arguments] = {"train": {"split": "train"}, "test": {"split": "test"}}
+_THREE: dict[Split | None, Arguments] = {**_TWO, "validation": {"split": "val"}}
+_VALID: dict[Split | None, Arguments] = {**_TWO, "validation": {"split": "valid"}}
+_TRAINVAL: dict[Split | None, Arguments] = {"train": {"split": "trainval"}, "test": {"split": "test"}}
+# What this set calls `val` is what is published as its test score.
+_VAL_IS_TEST: dict[Split | None, Arguments] = {"train": {"split": "train"}, "test": {"split": "val"}}
+_WHOLE: dict[Split | None, Arguments] = {None: {}}
+
+SETS: dict[str, TorchvisionSet] = {
+    "CIFAR10": TorchvisionSet("cifar-10-batches-py/*", _FLAG),
+    "CIFAR100": TorchvisionSet("cifar-100-python/*", _FLAG),
+    "Caltech101": TorchvisionSet("caltech101/101_ObjectCategories/*/*", _WHOLE),
+    "Caltech256": TorchvisionSet("caltech256/256_ObjectCategories/*/*", _WHOLE),
+    "Country211": TorchvisionSet("country211/*/*/*", _VALID),
+    "DTD": TorchvisionSet("dtd/**/*", _THREE),
+    "EuroSAT": TorchvisionSet("eurosat/2750/*/*", _WHOLE),
+    "FGVCAircraft": TorchvisionSet("fgvc-aircraft-2013b/**/*", _THREE),
+    "FashionMNIST": TorchvisionSet("FashionMNIST/raw/*", _FLAG),
+    "Flowers102": TorchvisionSet("flowers-102/**/*", _THREE),
+    "Food101": TorchvisionSet("food-101/**/*", _TWO),
+    "GTSRB": TorchvisionSet("gtsrb/**/*", _TWO),
+    "Imagenette": TorchvisionSet("imagenette2/*/*/*", _VAL_IS_TEST),
+    "KMNIST": TorchvisionSet("KMNIST/raw/*", _FLAG),
+    "MNIST": TorchvisionSet("MNIST/raw/*", _FLAG),
+    "OxfordIIITPet": TorchvisionSet("oxford-iiit-pet/**/*", _TRAINVAL),
+    "RenderedSST2": TorchvisionSet("rendered-sst2/*/*/*", _THREE),
+    "SEMEION": TorchvisionSet("semeion.data", _WHOLE),
+    "STL10": TorchvisionSet("stl10_binary/*", _TWO, {"split": "unlabeled"}),
+    "SUN397": TorchvisionSet("SUN397/**/*", _WHOLE),
+    "SVHN": TorchvisionSet("*_32x32.mat", _TWO),
+    "USPS": TorchvisionSet("usps*.bz2", _FLAG),
+}
+"""The classes with one label per image that torchvision can fetch; another one is one line."""
+
+
+def read_torchvision(settings: DatasetSettings) -> RawDataset:
+    """Read one of `SETS` from the root folder `settings.path`."""
+    name, root = settings.name or "", Path(settings.path or "").expanduser()
+    if name not in SETS:
+        raise unknown_name("dataset.name", name, SETS)
+    entry = SETS[name]
+    opened = {split: _open(name, root, arguments) for split, arguments in entry.splits.items()}
+    classes = _classes(opened)
+    records = [record for split, dataset in opened.items() for record in _records(dataset, split, root)]
+    if entry.unlabelled is not None:
+        records += _unlabelled(_open(name, root, entry.unlabelled))
+    files = files_signature(root, (file for file in root.glob(entry.files) if file.is_file()))
+    return RawDataset(name, classes, records, f"torchvision {version('torchvision')} {name} {files}")
+
+
+def _open(name: str, root: Path, arguments: Arguments) -> Any:
+    from torchvision import datasets  # heavy, and only this reader needs it
+
+    if not root.is_dir():  # some classes would make the folder
+        raise _missing(name, root, arguments, "no such folder")
+    try:
+        return getattr(datasets, name)(str(root), download=False, **arguments)
+    except (RuntimeError, OSError) as error:
+        raise _missing(name, root, arguments, str(error)) from error
+
+
+def _missing(name: str, root: Path, arguments: Arguments, reason: str) -> InputError:
+    shown = "".join(f", {key}={value!r}" for key, value in arguments.items())
+    command = f"from torchvision.datasets import {name}; {name}({str(root)!r}{shown}, download=True)"
+    short = " ".join(reason.split(". You can use")[0].split())
+    return InputError(
+        f"dataset.path is {str(root)!r}, where torchvision finds no {name} ({short}); "
+        f'nothing is downloaded by itself, put it there once with: python -c "{command}"'
+    )
+
+
+def _classes(opened: dict[Split | None, Any]) -> tuple[str, ...]:
+    """Names that torchvision knows, or the numbers of the labels."""
+    named = [_names(dataset) for dataset in opened.values()]
+    if any(names != named[0] for names in named):
+        raise InputError("dataset.path: the splits have different classes; the files are incomplete")
+    if named[0]:
+        return named[0]
+    labels = [label for dataset in opened.values() for label in _labels(dataset)]
+    return tuple(str(label) for label in range(1 + max(labels, default=-1)))
+
+
+def _names(dataset: Any) -> tuple[str, ...]:
+    names = getattr(dataset, "classes", None) or getattr(dataset, "categories", None) or ()
+    # Imagenette has several names for a class; the first is the usual one.
+    return tuple(name if isinstance(name, str) else str(name[0]) for name in names)
+
+
+def _labels(dataset: Any) -> list[int]:
+    for attribute in ("targets", "labels", "_labels", "y"):
+        if hasattr(dataset, attribute):
+            return [int(label) for label in np.asarray(getattr(dataset, attribute))]
+    return [int(label) for _, label in dataset._samples]
+
+
+def _files(dataset: Any) -> list[Path] | None:
+    """Files of the samples, where each has one: a better name than an index, which may depend on the machine."""
+    for attribute in ("_image_files", "_images"):
+        if hasattr(dataset, attribute):
+            return [Path(file) for file in getattr(dataset, attribute)]
+    for attribute in ("samples", "_samples"):
+        if hasattr(dataset, attribute):
+            return [Path(file) for file, _ in getattr(dataset, attribute)]
+    return None
+
+
+def _records(dataset: Any, split: Split | None, root: Path) -> Iterator[Record]:
+    files, prefix = _files(dataset), f"{split}/" if split else ""
+    for index, label in enumerate(_labels(dataset)):
+        key = f"{prefix}{index}" if files is None else files[index].relative_to(root).as_posix()
+        yield Record(key, label, split, partial(_load, dataset, index))
+
+
+def _unlabelled(dataset: Any) -> Iterator[Record]:
+    for index in range(len(dataset)):
+        yield Record(f"unlabelled/{index}", UNLABELLED, "train", partial(_load, dataset, index))
+
+
+def _load(dataset: Any, index: int) -> Image.Image:
+    image: Image.Image = dataset[index][0]
+    return image

@@ -1,0 +1,69 @@
+"""The auxiliary heads of SSKT, from a target's features to a source's classes. They are dropped at export."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from sskt.errors import InputError, unknown_name
+from sskt.networks.tapped import Features
+
+COMBINATIONS = ("mean", "sum")
+
+
+class LinearHead(nn.Module):
+    """One linear layer on the embedding."""
+
+    def __init__(self, embedding_dim: int, classes: int) -> None:
+        super().__init__()
+        self.fc = nn.Linear(embedding_dim, classes)
+
+    def forward(self, features: Features) -> Tensor:
+        """Return logits [B, classes]."""
+        logits: Tensor = self.fc(features.embedding)
+        return logits
+
+
+class TransferModule(nn.Module):
+    """The paper's transfer module: a bottleneck on each tap, averaged over the image, joined, then one linear layer."""
+
+    def __init__(
+        self,
+        tap_channels: tuple[int, ...],
+        classes: int,
+        *,
+        width: int = 64,
+        combine: Literal["mean", "sum"] = "mean",
+    ) -> None:
+        super().__init__()
+        if not tap_channels:
+            raise InputError("a transfer module needs at least one tap; use linear heads for a network that has none")
+        if width < 2:
+            raise InputError(f"width is {width}; it has to be at least 2")
+        if combine not in COMBINATIONS:
+            raise unknown_name("combine", combine, COMBINATIONS)
+        self.combine = combine
+        self.bottlenecks = nn.ModuleList(_bottleneck(channels, width=width) for channels in tap_channels)
+        self.fc = nn.Linear(width, classes)
+
+    def forward(self, features: Features) -> Tensor:
+        """Return logits [B, classes]."""
+        pairs = zip(self.bottlenecks, features.taps, strict=True)
+        pooled = torch.stack([bottleneck(tap).mean(dim=(2, 3)) for bottleneck, tap in pairs])
+        joined = pooled.mean(dim=0) if self.combine == "mean" else pooled.sum(dim=0)
+        logits: Tensor = self.fc(joined)
+        return logits
+
+
+def _bottleneck(channels: int, *, width: int) -> nn.Sequential:
+    """[B, channels, H, W] -> [B, width, H / 2, W / 2], rounded up."""
+    narrow = width // 2
+    return nn.Sequential(
+        *_layer(nn.Conv2d(channels, narrow, 1)),
+        *_layer(nn.Conv2d(narrow, narrow, 3, stride=2, padding=1)),
+        *_layer(nn.Conv2d(narrow, width, 1)),
+    )
+
+
+def _layer(convolution: nn.Conv2d) -> tuple[nn.Module, ...]:
+    return convolution, nn.BatchNorm2d(convolution.out_channels), nn.ReLU()

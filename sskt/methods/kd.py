@@ -1,0 +1,63 @@
+"""Knowledge distillation (Hinton 2015): the primary head learns the soft labels of a teacher with the same classes."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sskt.errors import InputError
+from sskt.feeds import Batch
+from sskt.losses import soft_kl
+from sskt.methods.base import Facts, LearnFrom, Needs, SingleTarget, labelled_cross_entropy, require_sources
+
+
+@dataclass(frozen=True, kw_only=True)
+class KDOptions:
+    """Defaults are the usual ones for small images: weight 0.9, T 4."""
+
+    weight: float = 0.9
+    """Weight of the soft labels; the labels get 1 - weight."""
+    temperature: float = 4.0
+    learn_from: LearnFrom = "labelled"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.weight <= 1:
+            raise InputError(f"weight is {self.weight}; it has to be between 0 and 1")
+        if self.temperature <= 0:
+            raise InputError(f"temperature is {self.temperature}; it has to be above 0")
+
+
+class KD(SingleTarget):
+    """The target's own head learns the soft labels of teachers that share its classes, in their order."""
+
+    Options: ClassVar[type[Any]] = KDOptions
+    options: KDOptions
+
+    @classmethod
+    def needs(cls, options: KDOptions) -> Needs:
+        """Logits; and the pool, where the soft loss has a weight and learns from all images."""
+        return Needs(outputs=("logits",), pool=options.learn_from == "all" and options.weight > 0)
+
+    @classmethod
+    def check(cls, options: KDOptions, facts: Facts) -> None:
+        """Teachers with the target's number of classes."""
+        require_sources(facts)
+        for name, source in facts.sources.items():
+            if source.classes != facts.classes:
+                raise InputError(
+                    f"source {name!r} has {source.classes} classes and the target {facts.classes}; "
+                    "kd needs the same ones (sskt takes any)"
+                )
+
+    def losses(self, batch: Batch, logits: Tensor, heads: dict[str, Tensor]) -> dict[str, Tensor]:
+        """(1 - w) CE + w T^2 KL; several teachers speak by their mean probability at T."""
+        options = self.options
+        softened = [F.softmax(output["logits"] / options.temperature, dim=1) for output in batch.outputs.values()]
+        # Back to logits at T, so that one loss serves both one teacher and several.
+        teacher = torch.stack(softened).mean(dim=0).clamp(min=1e-30).log() * options.temperature
+        return {
+            "primary": (1 - options.weight) * labelled_cross_entropy(logits, batch.labels),
+            "soft": options.weight * soft_kl(logits, teacher, temperature=options.temperature),
+        }

@@ -1,0 +1,138 @@
+"""Any classifier with its inner features in reach, left as it is."""
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from sskt.errors import InputError, unknown_name
+from sskt.networks.preprocess import Preprocess
+from sskt.settings import Option
+
+_HEAD_INPUT = "the head"
+"""Key of the embedding among the taps; no module has a space in its name."""
+
+
+class Features(NamedTuple):
+    """What a network makes of a batch. taps: [B, C_i, H_i, W_i] each; embedding: [B, D]; logits: [B, classes]."""
+
+    taps: tuple[Tensor, ...]
+    embedding: Tensor
+    logits: Tensor
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """How to build a network again."""
+
+    architecture: str
+    options: Mapping[str, Option] = field(default_factory=dict)
+
+
+class TappedNetwork(nn.Module):
+    """A classifier that sees uint8 images and shows the outputs of named parts and the input of its head."""
+
+    blueprint: Blueprint | None = None
+    """Filled in by those who build from a name."""
+
+    def __init__(self, network: nn.Module, *, taps: tuple[str, ...], head: str, preprocess: Preprocess) -> None:
+        super().__init__()
+        modules = dict(network.named_modules())
+        for tap in taps:
+            if tap not in modules:
+                raise unknown_name("tap", tap, filter(None, modules))
+        if not isinstance(modules.get(head), nn.Linear):
+            raise unknown_name("head", head, linear_names(network))
+        self.network = network
+        self.preprocess = preprocess
+        self.taps = taps
+        self.head = head
+
+    @property
+    def embedding_dim(self) -> int:
+        """Width of what the head reads."""
+        return self._head_module().in_features
+
+    @property
+    def classes(self) -> int:
+        """Number of logits."""
+        return self._head_module().out_features
+
+    def forward(self, images: Tensor) -> Features:
+        """Run on uint8 images [B, c, H, W]."""
+        with self._recorded() as seen:
+            logits = self.network(self.preprocess(images))
+        if not isinstance(logits, Tensor):
+            raise InputError(f"the network returned a {type(logits).__name__}; it has to return its logits, one tensor")
+        for part in (*self.taps, _HEAD_INPUT):
+            if part not in seen:
+                raise InputError(f"{part!r} of {type(self.network).__name__} took no part in making the logits")
+        return Features(tuple(seen[tap] for tap in self.taps), seen[_HEAD_INPUT].flatten(1), logits)
+
+    def tap_channels(self, image_size: int, channels: int) -> tuple[int, ...]:
+        """Return the channels of each tap for images [B, channels, image_size, image_size]."""
+        # A copy runs, so that neither mode nor statistics change; on the host, whose random numbers are put back.
+        trial = copy.deepcopy(self).cpu().eval()
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            taps = trial(torch.zeros(1, channels, image_size, image_size, dtype=torch.uint8)).taps
+        for name, tap in zip(self.taps, taps, strict=True):
+            if tap.ndim != 4:
+                raise InputError(f"tap {name!r} gives the shape {list(tap.shape)}; it has to be [B, C, H, W]")
+        return tuple(tap.shape[1] for tap in taps)
+
+    def replace_head(self, classes: int) -> None:
+        """Put a fresh linear layer in place of the head."""
+        old = self._head_module()
+        like = {"device": old.weight.device, "dtype": old.weight.dtype}
+        self.network.set_submodule(
+            self.head, nn.Linear(old.in_features, classes, bias=old.bias is not None, **like), strict=True
+        )
+
+    def _head_module(self) -> nn.Linear:
+        head = self.network.get_submodule(self.head)
+        assert isinstance(head, nn.Linear)  # noqa: S101 (checked when built)
+        return head
+
+    @contextmanager
+    def _recorded(self) -> Iterator[dict[str, Tensor]]:
+        """Collect taps by name, and the input of the head under its own key.
+
+        The hooks live for one forward only: copies have none that point to the original, the plain network has none
+        when it is exported, and nothing keeps activations alive.
+        """
+        seen: dict[str, Tensor] = {}
+        handles = [self._record_output(tap, seen) for tap in dict.fromkeys(self.taps)]
+
+        def record_input(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            seen[_HEAD_INPUT] = inputs[0]
+
+        handles.append(self._head_module().register_forward_pre_hook(record_input))
+        try:
+            yield seen
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _record_output(self, tap: str, seen: dict[str, Tensor]) -> Any:
+        def record(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            # A copy, for the next module may work in place (ReLU after a convolution or a normalisation).
+            seen[tap] = output.clone()
+
+        return self.network.get_submodule(tap).register_forward_hook(record)
+
+
+def linear_names(network: nn.Module) -> list[str]:
+    """Dotted names of all linear layers, in order."""
+    return [name for name, module in network.named_modules() if isinstance(module, nn.Linear) and name]
+
+
+def last_linear(network: nn.Module) -> str:
+    """Dotted name of the last linear layer, the usual head of a classifier."""
+    names = linear_names(network)
+    if not names:
+        raise InputError(f"{type(network).__name__} has no linear layer; a classifier needs one as its head")
+    return names[-1]

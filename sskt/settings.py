@@ -1,0 +1,101 @@
+"""The values a person chooses, frozen and checked where they are made."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from sskt.errors import InputError
+
+Option = bool | int | float | str
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputSettings:
+    """What a network wants to see; a field left out is the architecture's own."""
+
+    size: int | None = None
+    """Side in pixels that images are resized to (bilinear); None keeps the architecture's."""
+    mean: tuple[float, ...] | None = None
+    """Per channel, for pixels scaled to 0..1."""
+    std: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.size is not None and self.size < 1:
+            raise InputError(f"input.size is {self.size}; it has to be at least 1")
+        if self.std is not None and min(self.std) <= 0:
+            raise InputError(f"input.std is {list(self.std)}; every entry has to be above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceSettings:
+    """A frozen pretrained network."""
+
+    architecture: str | None = None
+    """A known name, or `package.module:function` of your own; None asks a weights file that this project wrote."""
+    weights: str
+    """A file (.safetensors, .pt, .pth, .pth.tar), or a name the architecture knows, such as IMAGENET1K_V2."""
+    classes: int | None = None
+    """Size of its label space; None is the architecture's own."""
+    options: dict[str, Option] = field(default_factory=dict)
+    """Passed to the builder of the architecture."""
+    input: InputSettings = InputSettings()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetSettings:
+    """The network being trained."""
+
+    architecture: str
+    weights: str | None = None
+    """Start from these weights, its classifier excepted; None starts from random ones."""
+    options: dict[str, Option] = field(default_factory=dict)
+    input: InputSettings = InputSettings()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """How long and how a target is trained; the same for every method of a sweep."""
+
+    epochs: int
+    steps_per_epoch: int | None = None
+    """None is one pass over the labelled images."""
+    batch_size: int = 128
+    pool_batch_size: int | None = None
+    """Images of the whole pool a step adds where a method learns from all of them; None is `batch_size`."""
+    labels_per_class: int | None = None
+    """Labels used; the other images of the training split count as unlabelled. None uses all labels."""
+    lr: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 5e-4
+    schedule: Literal["cosine", "steps", "constant"] = "cosine"
+    milestones: tuple[int, ...] = ()
+    """Epochs at which `steps` multiplies the learning rate by `gamma`."""
+    gamma: float = 0.2
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "steps_per_epoch", "batch_size", "pool_batch_size", "labels_per_class"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"training.{name} is {value}; it has to be at least 1")
+        if self.lr <= 0:
+            raise InputError(f"training.lr is {self.lr}; it has to be above 0")
+        if (self.schedule == "steps") != bool(self.milestones):
+            raise InputError(
+                f"training.schedule is {self.schedule!r} with milestones {list(self.milestones)}; "
+                "milestones go with schedule 'steps', and only with it"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewSettings:
+    """The deterministic augmentations that source and target see alike."""
+
+    ops: tuple[str | dict[str, int], ...] = ()
+    """In this order: `pad_crop: pixels`, `hflip`, `rot90`, `cutout: pixels`."""
+    count: int = 1
+    """Views per sample (M) that the caches hold."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise InputError(f"views.count is {self.count}; it has to be at least 1")

@@ -1,0 +1,82 @@
+"""What several tests share: a small real experiment, and one local Ray for those that need it."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+# Read by Ray when it is imported, and by every process the tests start.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+SIZE = 12
+CLASSES = ("dark", "middle", "light")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _few_threads() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """180 pictures of three classes that brightness tells apart."""
+    root = tmp_path_factory.mktemp("pictures")
+    generator = np.random.default_rng(0)
+    for label, name in enumerate(CLASSES):
+        (root / name).mkdir()
+        for number in range(60):
+            pixels = generator.integers(0, 120, (SIZE, SIZE)) + label * 60
+            Image.fromarray(pixels.astype(np.uint8)).save(root / name / f"{number}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def source_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A source network of four classes with random weights, as `train --export` writes one."""
+    from sskt.export import export_bytes
+    from sskt.networks import ImageFormat, build_target
+    from sskt.settings import TargetSettings
+
+    settings = TargetSettings(architecture="small_cnn", options={"width": 6})
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        network = build_target(settings, classes=4, image=ImageFormat(1, SIZE, (0.5,), (0.25,)))
+    file = tmp_path_factory.mktemp("networks") / "wise.safetensors"
+    file.write_bytes(export_bytes(network, settings=settings, classes=4))
+    return file
+
+
+@pytest.fixture
+def experiment_file(tmp_path: Path, pictures: Path, source_file: Path) -> Path:
+    """An experiment of seconds: its own storage, real pictures, one source, two methods, two seeds."""
+    file = tmp_path / "small.yaml"
+    file.write_text(f"""
+storage: {tmp_path}/store
+dataset: {{kind: folder, path: {pictures}, validation: 0.2, test: 0.2}}
+views: {{ops: [pad_crop: 1, hflip], count: 3}}
+sources:
+  wise: {{weights: {source_file}}}
+target: {{architecture: small_cnn, options: {{width: 4}}}}
+training: {{epochs: 3, steps_per_epoch: 4, batch_size: 16, labels_per_class: 8, lr: 0.05}}
+methods:
+  - {{method: scratch}}
+  - {{method: sskt, sources: [wise], learn_from: all}}
+seeds: [0, 1]
+""")
+    return file
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """One local Ray for all tests that run inside this process."""
+    import ray
+
+    from cluster.session import start_session
+
+    start_session()
+    yield
+    ray.shutdown()

@@ -1,0 +1,65 @@
+import numpy as np
+import pytest
+import torch
+
+from pipeline.cache import ensure_caches
+from pipeline.experiment import load_experiment
+from pipeline.labels import load_manifest, read_cache, record_key, shard_key
+from pipeline.packed import read_packed
+from pipeline.stages import Stages
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+
+@pytest.fixture
+def prepared(experiment_file):
+    stages = Stages(load_experiment(str(experiment_file), changes=["cache.encoding=fp32"]), lambda line: None)
+    return stages.pack(), stages.storage
+
+
+def test_the_cache_holds_what_the_source_says_of_every_view(prepared):
+    plan, storage = prepared
+    spec = plan.caches["wise"]
+    outcome = ensure_caches(plan, storage, specs=plan.caches)["wise"]
+    assert outcome.passes == spec.rows * spec.view_count == outcome.manifest.passes
+    cached = read_cache(storage, spec, outcome.manifest)["logits"].view(np.float32)
+    images = torch.from_numpy(read_packed(plan.packed, storage).images)
+    for sample, view in ((0, 0), (1, 2), (63, 1), (64, 0), (spec.rows - 1, 2)):
+        ids, views = torch.tensor([sample]), torch.tensor([view])
+        seen = plan.recipe.apply(images[ids], ids=ids, views=views)
+        alone = plan.sources["wise"].outputs(seen, ("logits",))["logits"][0].numpy()
+        np.testing.assert_allclose(cached[sample, view], alone, atol=1e-5)
+
+
+def test_what_is_there_is_found_and_what_is_not_is_made(prepared):
+    plan, storage = prepared
+    spec = plan.caches["wise"]
+    first = ensure_caches(plan, storage, specs=plan.caches)["wise"]
+    again = ensure_caches(plan, storage, specs=plan.caches)["wise"]
+    assert (again.passes, again.manifest) == (0, first.manifest)
+    storage.delete(shard_key(spec, 1))
+    storage.delete(record_key(spec, 1))
+    storage.delete(f"{spec.prefix}/manifest.json")
+    repaired = ensure_caches(plan, storage, specs=plan.caches)["wise"]
+    assert repaired.passes == len(spec.id_range(1)) * spec.view_count
+    assert repaired.manifest.content == first.manifest.content
+
+
+def test_a_damaged_shard_alone_is_made_again(prepared):
+    plan, storage = prepared
+    spec = plan.caches["wise"]
+    first = ensure_caches(plan, storage, specs=plan.caches)["wise"]
+    data = bytearray(storage.read(shard_key(spec, 0)))
+    data[len(data) // 2] ^= 4
+    storage.write(shard_key(spec, 0), bytes(data))
+    repaired = ensure_caches(plan, storage, specs=plan.caches)["wise"]
+    assert repaired.passes == len(spec.id_range(0)) * spec.view_count
+    assert repaired.manifest.content == first.manifest.content
+    (damage,) = repaired.repaired
+    assert damage.startswith(f"cache {spec.id}, shard 0: sha256 differs from its record")
+    assert load_manifest(storage, spec) == repaired.manifest
+
+
+def test_no_source_no_cache(prepared):
+    plan, storage = prepared
+    assert ensure_caches(plan, storage, specs={}) == {}

@@ -1,0 +1,94 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from sskt.datasets import DatasetSettings, Record
+from sskt.datasets.splits import assign_splits, content_digest, order_key
+from sskt.errors import InputError
+
+
+def record(key, label, split=None):
+    return Record(str(key), label, split, lambda: Image.new("L", (1, 1)))
+
+
+def records_of(*counts, split=None):
+    return [record(f"{split}{label}/{index}", label, split) for label, n in enumerate(counts) for index in range(n)]
+
+
+def split_up(records, classes, **settings):
+    places = [order_key(content_digest(np.zeros((1, 1, 1), np.uint8), each.key), 0) for each in records]
+    names = [f"c{label}" for label in range(classes)]
+    return assign_splits(records, places, classes=names, settings=DatasetSettings(kind="digits", **settings)).tolist()
+
+
+def counts(records, splits, label):
+    chosen = [split for each, split in zip(records, splits, strict=True) if each.label == label]
+    return [chosen.count(code) for code in range(3)]
+
+
+def test_each_class_is_divided_alike():
+    records = records_of(10, 30, 7)
+    splits = split_up(records, 3, validation=0.1, test=0.2)
+    assert [counts(records, splits, label) for label in range(3)] == [[7, 1, 2], [21, 3, 6], [4, 1, 2]]
+
+
+def test_what_the_data_holds_out_is_kept_and_the_rest_is_taken_from_training():
+    records = records_of(10, 10, split="train") + records_of(4, 4, split="test")
+    splits = split_up(records, 2, validation=0.1, test=0.5)
+    assert splits[20:] == [2] * 8
+    assert counts(records, splits, 0) == counts(records, splits, 1) == [9, 1, 4]
+
+    records = records_of(10, 10, split="train") + records_of(3, 3, split="validation")
+    splits = split_up(records, 2, validation=0.5, test=0.2)
+    assert splits[20:] == [1] * 6
+    assert counts(records, splits, 0) == [8, 3, 2]
+
+
+def test_unlabelled_images_are_never_held_out():
+    records = records_of(10) + [record(f"u{index}", -1) for index in range(50)]
+    assert split_up(records, 1, validation=0.3, test=0.3)[10:] == [0] * 50
+
+
+def test_an_unlabelled_test_image_is_refused():
+    with pytest.raises(
+        InputError, match=r"^dataset: image 'x' of the test split has no label; label it or take it out$"
+    ):
+        split_up([*records_of(5), record("x", -1, "test")], 1)
+
+
+def test_a_class_has_to_keep_a_training_image():
+    with pytest.raises(InputError) as caught:
+        split_up(records_of(10, 2), 2, validation=0.1, test=0.2)
+    assert str(caught.value) == (
+        "dataset.test 0.2 and dataset.validation 0.1 leave nothing to train on of class 'c1', "
+        "which has 2 labelled image(s); lower them or add images"
+    )
+    with pytest.raises(InputError, match=r"^dataset: class 'c1' has no labelled image to train on; add some or take"):
+        split_up(records_of(10), 2)
+
+
+def test_the_key_distinguishes_equal_pictures_and_the_pixels_equal_keys():
+    black, white = np.zeros((1, 2, 2), np.uint8), np.full((1, 2, 2), 255, np.uint8)
+    assert len({content_digest(black, "a"), content_digest(black, "b"), content_digest(white, "a")}) == 3
+    assert content_digest(black, "a") == content_digest(black.copy(), "a")
+
+
+def test_the_seed_changes_the_order():
+    digests = [content_digest(np.zeros((1, 1, 1), np.uint8), str(index)) for index in range(50)]
+    orders = [sorted(digests, key=lambda digest: order_key(digest, seed)) for seed in (0, 1)]
+    assert orders[0] != orders[1]
+
+
+@given(st.permutations(range(40)), st.floats(0, 0.45), st.floats(0, 0.45))
+def test_splits_do_not_depend_on_the_order_of_reading(permutation, validation, test):
+    records = records_of(20, 20)
+    splits = split_up(records, 2, validation=validation, test=test)
+    shuffled = split_up([records[row] for row in permutation], 2, validation=validation, test=test)
+    assert shuffled == [splits[row] for row in permutation]
+    for label in range(2):
+        train, held, tested = counts(records, splits, label)
+        assert train >= 1
+        assert validation * 20 - 1e-5 <= held < validation * 20 + 1
+        assert test * 20 - 1e-5 <= tested < test * 20 + 1

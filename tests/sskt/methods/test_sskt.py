@@ -1,0 +1,70 @@
+import numpy as np
+import pytest
+import torch
+
+from sskt.errors import InputError
+from sskt.methods.sskt import SSKTOptions
+from tests.sskt.learning import feed, method, source, training
+from tests.sskt.methods.test_base import run
+from tests.sskt.test_losses import slow_soft_loss
+
+
+@pytest.mark.parametrize("heads", ["linear", "transfer"])
+@pytest.mark.parametrize("learn_from", ["labelled", "all"])
+def test_weight_zero_is_scratch_bit_for_bit(heads, learn_from):
+    plain, _ = run("scratch", steps=8)
+    with_heads, parts = run("sskt", source(), steps=8, alpha=0.0, heads=heads, learn_from=learn_from)
+    assert "auxiliary/wise" in parts[0]
+    for name, value in plain.export().state_dict().items():
+        assert torch.equal(value, with_heads.export().state_dict()[name]), name
+
+
+@pytest.mark.parametrize("loss", ["ce", "kl"])
+def test_the_loss_is_the_papers_equation(loss):
+    wise, wiser = source(), source("wiser", classes=7)
+    model = method("sskt", wise, wiser, alpha=0.7, temperature=2.0, loss=loss, learn_from="all")
+    batch = feed(training(), sources=[wise, wiser], pool=True).batch(0)
+    model.train(mode=True)
+    with torch.no_grad():
+        logits, heads = model.student(batch.images)
+    labelled = batch.labels >= 0
+    log_q = torch.log_softmax(logits[labelled].double(), dim=1)
+    expected = -np.mean([log_q[row, label] for row, label in enumerate(batch.labels[labelled])])
+    for name in ("wise", "wiser"):
+        source_logits = batch.outputs[name]["logits"].double().numpy()
+        expected += 0.7 * slow_soft_loss(loss, heads[name].double().numpy(), source_logits, 2.0)
+    assert model.step(batch)["loss"].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_both_losses_train_alike():
+    by_ce, _ = run("sskt", source(), loss="ce", temperature=2.0)
+    by_kl, _ = run("sskt", source(), loss="kl", temperature=2.0)
+    for left, right in zip(by_ce.export().parameters(), by_kl.export().parameters(), strict=True):
+        assert torch.allclose(left, right, atol=1e-5)
+
+
+def test_a_source_changes_what_is_learnt():
+    plain, _ = run("scratch")
+    taught, _ = run("sskt", source())
+    pairs = zip(plain.export().parameters(), taught.export().parameters(), strict=True)
+    assert any(not torch.equal(left, right) for left, right in pairs)
+
+
+def test_a_head_a_source_with_its_own_classes():
+    model = method("sskt", source(), source("wiser", classes=7))
+    with torch.no_grad():
+        _, heads = model.student(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
+    assert {name: tuple(logits.shape) for name, logits in heads.items()} == {"wise": (2, 5), "wiser": (2, 7)}
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"alpha": -0.1}, "alpha is -0.1; it has to be at least 0"),
+        ({"temperature": 0.0}, "temperature is 0.0; it has to be above 0"),
+        ({"width": 1}, "width is 1; it has to be at least 2"),
+    ],
+)
+def test_options_out_of_range_are_refused(options, says):
+    with pytest.raises(InputError, match=says):
+        SSKTOptions(**options)

@@ -1,0 +1,179 @@
+"""Taps on classifiers of any kind."""
+
+import copy
+import weakref
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from sskt.errors import InputError
+from sskt.networks.preprocess import Preprocess, Preprocessing
+from sskt.networks.tapped import TappedNetwork, last_linear
+
+PREPROCESS = Preprocess(Preprocessing(channels=1, size=None, mean=(0.5,), std=(0.5,)))
+
+
+def make_network(*, bias: bool = True) -> nn.Sequential:
+    """A convolution, batch normalisation whose output an in-place ReLU overwrites, and a head behind dropout."""
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1),
+        nn.BatchNorm2d(4),
+        nn.ReLU(inplace=True),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Dropout(0.5),
+        nn.Linear(16, 5, bias=bias),
+    )
+
+
+def make_tapped(**choices) -> TappedNetwork:
+    return TappedNetwork(make_network(**choices), taps=("1", "2"), head="6", preprocess=PREPROCESS)
+
+
+def images(count: int = 3) -> Tensor:
+    return torch.randint(0, 256, (count, 1, 6, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def step_by_step(network: nn.Sequential, seen: Tensor) -> dict[str, Tensor]:
+    values = {}
+    for name, module in network.named_children():
+        seen = module(seen.clone())
+        values[name] = seen.clone()
+    return values
+
+
+def test_features_are_what_the_parts_give_though_the_next_one_works_in_place():
+    tapped = make_tapped().eval()
+    expected = step_by_step(tapped.network, PREPROCESS(images()))
+    features = tapped(images())
+    assert (features.taps[0] < 0).any()
+    assert torch.equal(features.taps[0], expected["1"])
+    assert torch.equal(features.taps[1], expected["2"])
+    assert torch.equal(features.embedding, expected["5"])
+    assert torch.equal(features.logits, expected["6"])
+    assert (tapped.embedding_dim, tapped.classes) == (16, 5)
+
+
+def test_gradients_flow_back_through_taps():
+    tapped = make_tapped()
+    tapped(images()).taps[0].square().sum().backward()
+    assert tapped.network[0].weight.grad.abs().sum() > 0
+    assert tapped.network[6].weight.grad is None
+
+
+def test_a_copy_fills_its_own_features():
+    tapped = make_tapped().eval()
+    before = tapped(images())
+    other = copy.deepcopy(tapped)
+    with torch.no_grad():
+        for parameter in other.network.parameters():
+            parameter.mul_(3)
+    expected = step_by_step(other.network, PREPROCESS(images()))
+    assert torch.equal(other(images()).taps[0], expected["1"])
+    assert torch.equal(other(images()).embedding, expected["5"])
+    assert not torch.equal(expected["1"], before.taps[0])
+    assert torch.equal(tapped(images()).taps[0], before.taps[0])
+
+
+def test_nothing_is_kept_after_forward():
+    tapped = make_tapped().eval()
+    features = tapped(images())
+    watched = [weakref.ref(tensor) for tensor in (*features.taps, features.embedding, features.logits)]
+    del features
+    assert [watch() for watch in watched] == [None] * 4
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in tapped.modules())
+
+
+def test_no_hooks_are_left_by_a_forward_that_fails():
+    tapped = make_tapped()
+    with pytest.raises(RuntimeError):
+        tapped(torch.zeros(1, 1, 0, 0, dtype=torch.uint8))
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in tapped.modules())
+
+
+def test_unknown_names_are_listed():
+    network = nn.Sequential()
+    network.add_module("stage1", nn.Conv2d(1, 4, 3))
+    network.add_module("fc", nn.Linear(4, 2))
+    with pytest.raises(InputError, match="tap 'stage_1' is unknown; did you mean 'stage1'\\? known: fc, stage1"):
+        TappedNetwork(network, taps=("stage_1",), head="fc", preprocess=PREPROCESS)
+    with pytest.raises(InputError, match="head 'fcc' is unknown; did you mean 'fc'\\? known: fc"):
+        TappedNetwork(network, taps=(), head="fcc", preprocess=PREPROCESS)
+    with pytest.raises(InputError, match="head 'stage1' is unknown; known: fc"):
+        TappedNetwork(network, taps=(), head="stage1", preprocess=PREPROCESS)
+
+
+def test_a_part_that_takes_no_part_is_named():
+    network = make_network()
+    network[6].spare = nn.Linear(3, 3)
+    with pytest.raises(InputError, match=r"'6\.spare' of Sequential took no part"):
+        TappedNetwork(network, taps=("6.spare",), head="6", preprocess=PREPROCESS)(images())
+
+
+class Pair(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(36, 2)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.fc(x.flatten(1)), x
+
+
+def test_logits_have_to_be_one_tensor():
+    with pytest.raises(InputError, match="the network returned a tuple"):
+        TappedNetwork(Pair(), taps=(), head="fc", preprocess=PREPROCESS)(images())
+
+
+def test_tap_channels_leave_no_trace():
+    tapped = make_tapped()
+    tapped.network[5].eval()
+    modes = [module.training for module in tapped.modules()]
+    state = copy.deepcopy(tapped.state_dict())
+    random = torch.get_rng_state()
+    assert tapped.tap_channels(8, 3) == (4, 4)
+    assert [module.training for module in tapped.modules()] == modes
+    assert torch.equal(torch.get_rng_state(), random)
+    for name, tensor in tapped.state_dict().items():
+        assert torch.equal(tensor, state[name]), name
+
+
+def test_tap_channels_need_maps():
+    tapped = TappedNetwork(make_network(), taps=("1", "4"), head="6", preprocess=PREPROCESS)
+    with pytest.raises(InputError, match="tap '4' gives the shape \\[1, 16\\]"):
+        tapped.tap_channels(8, 1)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_replace_head_changes_the_head_alone(bias):
+    tapped = make_tapped(bias=bias).eval()
+    state = copy.deepcopy(tapped.state_dict())
+    tapped.replace_head(9)
+    assert tapped.classes == 9
+    assert tapped(images()).logits.shape == (3, 9)
+    assert (tapped.network[6].bias is not None) == bias
+    for name, tensor in tapped.network.state_dict().items():
+        assert name.startswith("6.") or torch.equal(tensor, state[f"network.{name}"]), name
+
+
+def test_the_last_linear_layer_is_the_head_unless_there_is_none():
+    assert last_linear(nn.Sequential(nn.Linear(2, 3), nn.Sequential(nn.ReLU(), nn.Linear(3, 4)), nn.Tanh())) == "1.1"
+    with pytest.raises(InputError, match="Sequential has no linear layer"):
+        last_linear(nn.Sequential(nn.Conv2d(1, 1, 1)))
+
+
+def test_gradients_are_the_same_inside_distributed_data_parallel(tmp_path):
+    tapped = TappedNetwork(make_network(), taps=("1",), head="6", preprocess=PREPROCESS)
+    tapped.network[5].p = 0.0
+    plain = copy.deepcopy(tapped)
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
+    try:
+        for network in (plain, DistributedDataParallel(tapped)):
+            features = network(images())
+            (features.logits.square().sum() + features.taps[0].sum()).backward()
+    finally:
+        dist.destroy_process_group()
+    for ours, theirs in zip(plain.parameters(), tapped.parameters(), strict=True):
+        assert torch.allclose(ours.grad, theirs.grad)

@@ -1,0 +1,133 @@
+"""A source only answers."""
+
+import copy
+import json
+
+import pytest
+import torch
+
+from sskt.errors import InputError
+from sskt.export import export_bytes
+from sskt.networks import ImageFormat, TappedNetwork, build_target
+from sskt.settings import InputSettings, SourceSettings, TargetSettings
+from sskt.sources import Source, load_source
+
+SETTINGS = TargetSettings(architecture="small_cnn", options={"width": 4})
+IMAGE = ImageFormat(channels=1, size=8, mean=(0.3,), std=(0.4,))
+
+
+def make_network(seed: int = 0) -> TappedNetwork:
+    torch.manual_seed(seed)
+    network = build_target(SETTINGS, classes=5, image=IMAGE)
+    # Statistics of its own, so that eval and train mode disagree.
+    network(torch.randint(0, 256, (16, 1, 8, 8), dtype=torch.uint8))
+    return network
+
+
+def images(count: int = 3) -> torch.Tensor:
+    return torch.randint(0, 256, (count, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+
+def test_outputs_are_those_of_the_network_in_eval_mode():
+    network = make_network()
+    with torch.no_grad():
+        expected = copy.deepcopy(network).eval()(images())
+        trained = copy.deepcopy(network).train()(images())
+    source = Source("digits", network)
+    outputs = source.outputs(images(), ("logits", "embedding"))
+    assert list(outputs) == ["logits", "embedding"]
+    assert torch.equal(outputs["logits"], expected.logits)
+    assert torch.equal(outputs["embedding"], expected.embedding)
+    assert not torch.allclose(outputs["logits"], trained.logits)
+    assert {values.dtype for values in outputs.values()} == {torch.float32}
+    assert (source.classes, source.embedding_dim) == (5, 8)
+
+
+def test_outputs_serve_as_targets_in_a_graph():
+    outputs = Source("digits", make_network()).outputs(images(), ("logits",))
+    student = torch.nn.Linear(5, 5)
+    # Saving the target for the backward pass is what inference tensors refuse.
+    loss = (student(torch.ones(3, 5)) * outputs["logits"]).sum() + student(outputs["logits"]).sum()
+    loss.backward()
+    assert torch.allclose(student.bias.grad, outputs["logits"].sum(dim=0) + 3)
+    assert not outputs["logits"].requires_grad
+
+
+def test_a_source_never_changes():
+    source = Source("digits", make_network())
+    state = copy.deepcopy(source.network.state_dict())
+    assert source.train() is source
+    assert source.train(mode=True) is source
+    assert not any(module.training for module in source.network.modules())
+    source.outputs(images(), ("logits",))
+    for name, tensor in source.network.state_dict().items():
+        assert torch.equal(tensor, state[name]), name
+    assert not any(parameter.requires_grad for parameter in source.network.parameters())
+
+
+def test_an_answer_does_not_depend_on_the_other_images():
+    source = Source("digits", make_network())
+    together = source.outputs(images(6), ("logits",))["logits"]
+    alone = source.outputs(images(6)[:2], ("logits",))["logits"]
+    assert torch.allclose(together[:2], alone, atol=1e-6)
+
+
+def test_passes_count_images():
+    source = Source("digits", make_network())
+    assert source.passes == 0
+    source.outputs(images(3), ("logits",))
+    source.outputs(images(2), ("logits", "embedding"))
+    assert source.passes == 5
+
+
+def test_unknown_outputs_are_listed_before_anything_runs():
+    source = Source("digits", make_network())
+    with pytest.raises(
+        InputError, match="output 'logit' is unknown; did you mean 'logits'\\? known: embedding, logits"
+    ):
+        source.outputs(images(), ("logit",))
+    assert source.passes == 0
+
+
+def test_identity_is_plain_and_knows_what_outputs_depend_on():
+    identity = Source("digits", make_network()).identity()
+    assert json.loads(json.dumps(identity)) == identity
+    assert identity["network"] == "SmallCNN"
+    assert identity["classes"] == 5
+    assert identity["preprocessing"] == {"channels": 1, "size": None, "mean": [0.3], "std": [0.4]}
+    assert Source("another name", make_network()).identity() == identity
+    assert Source("digits", make_network(seed=1)).identity() != identity
+
+
+def test_identity_changes_with_the_preprocessing():
+    settings = TargetSettings(architecture="small_cnn", options={"width": 4}, input=InputSettings(size=16))
+    resized = build_target(settings, classes=5, image=IMAGE)
+    network = make_network()
+    resized.network.load_state_dict(network.network.state_dict())
+    ours, theirs = Source("a", network).identity(), Source("a", resized).identity()
+    assert ours["weights"] == theirs["weights"]
+    assert ours["preprocessing"] != theirs["preprocessing"]
+
+
+def test_load_source_reads_an_exported_file_under_any_name(tmp_path):
+    network = make_network()
+    data = export_bytes(network, settings=SETTINGS, classes=5)
+    sources = []
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.safetensors").write_bytes(data)
+        sources.append(load_source(name, SourceSettings(weights=str(tmp_path / f"{name}.safetensors"))))
+    assert [source.name for source in sources] == ["one", "two"]
+    assert sources[0].identity() == sources[1].identity() == Source("digits", network).identity()
+
+
+def test_load_source_says_which_source_is_wrong():
+    with pytest.raises(InputError, match=r"^sources\.digits\.weights 'missing\.pt' are not there"):
+        load_source("digits", SourceSettings(architecture="resnet20", weights="missing.pt"))
+
+
+def test_a_loaded_source_can_become_a_network_to_train(tmp_path):
+    (tmp_path / "one.safetensors").write_bytes(export_bytes(make_network(), settings=SETTINGS, classes=5))
+    network = load_source("one", SourceSettings(weights=str(tmp_path / "one.safetensors"))).network
+    network.replace_head(3)
+    network.requires_grad_(True).train()(images()).logits.sum().backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
