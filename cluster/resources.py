@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+from cluster.session import usable_cpus
+
 
 class ResourceError(ValueError):
     """A piece of work that can never fit."""
@@ -18,17 +20,19 @@ class Resources:
 
 def concurrency(total: Resources, need: Resources) -> int:
     """How many pieces of work fit at once: the scarcest resource decides. One that never fits is an error."""
-    fits = [
-        math.floor(there / wanted + 1e-9)
-        for there, wanted in ((total.cpus, need.cpus), (total.gpus, need.gpus))
-        if wanted > 0
-    ]
-    if not fits or min(fits) < 1:
+    pairs = ((total.cpus, need.cpus), (total.gpus, need.gpus))
+    fits = min(there / wanted for there, wanted in pairs if wanted > 0) + 1e-9
+    if fits < 1:
         raise ResourceError(
             f"a trial or worker needs {need.cpus:g} CPUs and {need.gpus:g} GPUs; "
             f"the cluster has {total.cpus:g} and {total.gpus:g}"
         )
-    return min(fits)
+    return math.floor(fits)
+
+
+def local_limits() -> Resources:
+    """What a local session can have at most; devices are only counted when Ray starts."""
+    return Resources(cpus=usable_cpus(), gpus=math.inf)
 
 
 def cluster_resources() -> Resources:

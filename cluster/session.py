@@ -10,6 +10,7 @@ _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # a worker without a GPU sees none, and Ray need not warn of it
     "RAY_AIR_NEW_OUTPUT": "0",  # Tune's own tables; ours are shown instead
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the command at once; what is finished is kept anyway
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # results are ours; three loggers a trial cost more than small trials
 }
 
@@ -27,11 +28,18 @@ def start_session() -> None:
 
     if ray.is_initialized():
         return
-    if "RAY_ADDRESS" in os.environ:
+    if not is_local():
         ray.init(logging_level=logging.WARNING)
         return
     # No dashboard: nothing here stops a Ray Train run early, the one thing that needs it.
-    ray.init(num_cpus=usable_cpus(), include_dashboard=False, logging_level=logging.WARNING, log_to_driver=False)
+    ray.init(
+        "local", num_cpus=usable_cpus(), include_dashboard=False, logging_level=logging.WARNING, log_to_driver=False
+    )
+
+
+def is_local() -> bool:
+    """Whether sessions are started on this machine, for no address of a cluster is given."""
+    return "RAY_ADDRESS" not in os.environ
 
 
 def usable_cpus() -> int:

@@ -1,5 +1,6 @@
 """The cache stage: Ray Data maps a plan of shards over a pool of actors, each with its own copy of the source."""
 
+import logging
 import math
 import time
 from collections.abc import Iterator
@@ -23,10 +24,9 @@ from pipeline.labels import (
     read_shard,
     record_key,
 )
-from pipeline.packed import read_packed
+from pipeline.packed import PackedDataset, read_images
 from pipeline.plan import Plan
 from pipeline.progress import Progress
-from pipeline.tensors import as_tensor
 from sskt.encodings import get_encoding
 from sskt.errors import DamagedError
 from sskt.settings import SourceSettings
@@ -60,46 +60,44 @@ class ShardJob:
     batch_size: int
     threads: int
     device: str
+    packed: PackedDataset
 
 
 class ShardWriter:
     """A worker: loads the source once, then makes the shards it is given."""
 
-    def __init__(self, job: ShardJob, images: Any) -> None:
-        import ray  # only inside a session
-
+    def __init__(self, job: ShardJob) -> None:
         torch.set_num_threads(job.threads)
         self.job = job
-        self.images = as_tensor(ray.get(images))
         self.storage = open_storage(job.storage_uri)
         self.source = load_source(job.source_name, job.source)
         self.source.network.to(job.device)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Make one shard; return its record."""
-        shard, began = int(row["shard"]), time.perf_counter()
-        job = self.job
-        outputs = label_shard(self.source, self.images, spec=job.spec, shard=shard, job=job)
+        shard, job = int(row["shard"]), self.job
+        images = read_images(job.packed, self.storage, job.spec.id_range(shard))
+        began = time.perf_counter()
+        outputs = label_shard(self.source, torch.from_numpy(images), job=job, shard=shard)
         seconds = time.perf_counter() - began
         return asdict(commit_shard(self.storage, job.spec, shard=shard, outputs=outputs, seconds=seconds))
 
 
-def label_shard(
-    source: Source, images: torch.Tensor, *, spec: CacheSpec, shard: int, job: ShardJob
-) -> dict[str, np.ndarray]:
-    """Run the source over all views of a shard's samples. images: uint8 [P, C, S, S]; returns uint8 [rows, M * bytes].
+def label_shard(source: Source, images: torch.Tensor, *, job: ShardJob, shard: int) -> dict[str, np.ndarray]:
+    """Run the source over all views of a shard's images, uint8 [rows, C, S, S]; returns uint8 [rows, M * bytes].
 
     Batches are cut by position in the shard alone, so a shard's bytes do not depend on who makes it.
     """
-    encoding = get_encoding(spec.encoding)
-    ids = torch.tensor(spec.id_range(shard)).repeat_interleave(spec.view_count)
-    views = torch.arange(spec.view_count).repeat(len(spec.id_range(shard)))
+    spec, encoding = job.spec, get_encoding(job.spec.encoding)
+    rows = torch.arange(len(images)).repeat_interleave(spec.view_count)
+    views = torch.arange(spec.view_count).repeat(len(images))
+    first_id = spec.id_range(shard).start
     parts: dict[str, list[torch.Tensor]] = {name: [] for name in spec.widths}
-    for some_ids, some_views in zip(ids.split(job.batch_size), views.split(job.batch_size), strict=True):
-        seen = job.recipe.apply(images[some_ids], ids=some_ids, views=some_views).to(job.device)
-        for name, values in source.outputs(seen, tuple(spec.widths)).items():
+    for some, seen in zip(rows.split(job.batch_size), views.split(job.batch_size), strict=True):
+        pictures = job.recipe.apply(images[some], ids=some + first_id, views=seen).to(job.device)
+        for name, values in source.outputs(pictures, tuple(spec.widths)).items():
             parts[name].append(encoding.encode(values).cpu())
-    return {name: torch.cat(rows).view(len(spec.id_range(shard)), -1).numpy() for name, rows in parts.items()}
+    return {name: torch.cat(encoded).view(len(images), -1).numpy() for name, encoded in parts.items()}
 
 
 def ensure_caches(plan: Plan, storage: Storage, *, specs: dict[str, CacheSpec]) -> dict[str, CacheOutcome]:
@@ -137,17 +135,14 @@ def _build(
     plan: Plan, storage: Storage, *, missing: dict[str, tuple[list[ShardRecord], tuple[str, ...]]]
 ) -> dict[str, CacheOutcome]:
     start_session()
-    import ray  # only inside a session
-
     outcomes = {}
-    images = ray.put(read_packed(plan.packed, storage).images[: plan.packed.pool])
     need = plan.experiment.resources.source_worker
     workers = concurrency(cluster_resources(), need)
     for name, (records, repaired) in missing.items():
         spec = plan.caches[name]
         todo = sorted(set(range(spec.shards)) - {record.shard for record in records})
         job = _shard_job(plan, storage, name)
-        made = list(_make_shards(job, todo, images=images, need=need, workers=min(workers, len(todo) or 1)))
+        made = list(_make_shards(job, todo, need=need, workers=min(workers, len(todo) or 1)))
         manifest = finish_cache(storage, spec, records + made)
         outcomes[name] = CacheOutcome(
             manifest=manifest,
@@ -170,12 +165,11 @@ def _shard_job(plan: Plan, storage: Storage, name: str) -> ShardJob:
         batch_size=plan.experiment.cache.batch_size,
         threads=max(1, math.floor(plan.experiment.resources.cpus_per_source_worker)),
         device=str(spec.numerics["device"]),
+        packed=plan.packed,
     )
 
 
-def _make_shards(
-    job: ShardJob, shards: list[int], *, images: Any, need: Resources, workers: int
-) -> Iterator[ShardRecord]:
+def _make_shards(job: ShardJob, shards: list[int], *, need: Resources, workers: int) -> Iterator[ShardRecord]:
     import ray.data  # only inside a session
 
     if not shards:
@@ -183,7 +177,7 @@ def _make_shards(
     _quiet_ray_data()
     rows = ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards)).map(
         ShardWriter,
-        fn_constructor_args=(job, images),
+        fn_constructor_args=(job,),
         compute=ray.data.ActorPoolStrategy(size=workers),
         num_cpus=need.cpus,
         num_gpus=need.gpus or None,
@@ -202,4 +196,5 @@ def _quiet_ray_data() -> None:
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # its import has set another level
     context.max_errored_blocks = 0  # a shard that cannot be made is an error, never fewer rows

@@ -132,6 +132,20 @@ def read_packed(packed: PackedDataset, storage: Storage) -> PackedArrays:
     return PackedArrays(images, labels, splits)
 
 
+def read_images(packed: PackedDataset, storage: Storage, ids: range) -> NDArray[np.uint8]:
+    """Read the images of adjacent samples, uint8 [len(ids), C, H, W], and no part that holds none of them."""
+    images = np.empty((len(ids), packed.channels, packed.size, packed.size), np.uint8)
+    start = 0
+    for part in packed.parts:
+        first, last = max(ids.start, start), min(ids.stop, start + part.rows)
+        if first < last:
+            table = _read_part(packed, part, storage, first_id=start)
+            column = table.column(IMAGE_FIELD).slice(first - start, last - first)
+            copy_images(column, images[first - ids.start : last - ids.start])
+        start += part.rows
+    return images
+
+
 def _read_part(packed: PackedDataset, part: PackedPart, storage: Storage, *, first_id: int) -> pa.Table:
     key = f"{packed.prefix}/{part.name}"
     data = storage.read(key)

@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 
-from pipeline.canonical import digest, plain
+from pipeline.canonical import canonical, digest, plain
 from pipeline.experiment import Experiment, Trial
 from pipeline.labels import CacheSpec
 from pipeline.packed import PackedDataset, image_format
 from sskt.errors import InputError
 from sskt.methods import Facts, Needs, SourceFacts, get_method
+from sskt.networks import build_target
 from sskt.sources import Source, load_source
 from sskt.views import Recipe, make_recipe
 
@@ -39,6 +40,8 @@ class Plan:
     recipe: Recipe
     sources: dict[str, Source]
     caches: dict[str, CacheSpec]
+    taps: dict[str, tuple[int, ...]]
+    """Channels of the taps of every target of the experiment, by its settings."""
 
     @cached_property
     def trials(self) -> list[PlannedTrial]:
@@ -57,6 +60,7 @@ class Plan:
             classes=len(self.packed.classes),
             image=image_format(self.packed),
             sources={name: SourceFacts(source.classes, source.embedding_dim) for name, source in sources.items()},
+            taps=self.taps[canonical(trial.target)],
         )
         try:
             method.check(trial.options, facts)
@@ -94,9 +98,21 @@ def make_plan(experiment: Experiment, packed: PackedDataset) -> Plan:
     caches = {
         name: _cache_spec(experiment, packed=packed, recipe=recipe, source=source) for name, source in sources.items()
     }
-    plan = Plan(experiment=experiment, packed=packed, recipe=recipe, sources=sources, caches=caches)
+    taps = _targets_taps(experiment, packed)
+    plan = Plan(experiment=experiment, packed=packed, recipe=recipe, sources=sources, caches=caches, taps=taps)
     _ = plan.trials  # refuses impossible combinations now, before anything runs
     return plan
+
+
+def _targets_taps(experiment: Experiment, packed: PackedDataset) -> dict[str, tuple[int, ...]]:
+    """Build every target once: one that cannot be built is refused now, not in a worker."""
+    image, taps = image_format(packed), {}
+    for trial in experiment.trials():
+        key = canonical(trial.target)
+        if key not in taps:
+            target = build_target(trial.target, classes=len(packed.classes), image=image)
+            taps[key] = target.tap_channels(image.size, image.channels)
+    return taps
 
 
 def _cache_spec(experiment: Experiment, *, packed: PackedDataset, recipe: Recipe, source: Source) -> CacheSpec:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import textwrap
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -44,7 +45,7 @@ class Cost:
     @property
     def passes_saved(self) -> int:
         """Source passes that training with live sources would have made beyond those made for the caches."""
-        return self.label_rows - self.source_passes
+        return max(0, self.label_rows - self.source_passes)
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,7 @@ def _title(plan: Plan, done: int) -> str:
     )
 
 
+LONGEST_REASON = 100
 HEADINGS = ("trial", "test accuracy %", "n", "against scratch [95 %]", "")
 
 
@@ -146,7 +148,7 @@ def _change(row: Row) -> str:
 def _verdict(row: Row) -> str:
     if row.failures:
         reason = next(iter(row.failures.values()))
-        return f"{len(row.failures)} failed: {reason}"
+        return textwrap.shorten(f"{len(row.failures)} failed: {reason}", LONGEST_REASON)
     return row.change.verdict if row.change else ""
 
 

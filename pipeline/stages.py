@@ -4,7 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.session import start_session
+from cluster.resources import concurrency, local_limits
+from cluster.session import is_local, start_session
 from cluster.storage import Storage, StorageError, open_storage
 from pipeline.cache import CacheOutcome, ensure_caches
 from pipeline.experiment import Experiment
@@ -28,6 +29,9 @@ class Stages:
     say: Say
 
     def __post_init__(self) -> None:
+        if is_local():  # what can never fit is refused now
+            for need in (self.experiment.resources.trial, self.experiment.resources.source_worker):
+                concurrency(local_limits(), need)
         try:
             self.storage: Storage = open_storage(self.experiment.storage)
         except StorageError as error:

@@ -11,6 +11,7 @@ from pipeline.progress import Progress
 from pipeline.results import read_result
 from pipeline.runners import Finished, run_tune
 from pipeline.trials import gather_materials
+from sskt.errors import SsktError
 
 CHUNK = 1000
 """Trials per Tuner: Tune writes its whole state again and again, and what it holds grows with it."""
@@ -46,6 +47,11 @@ def sweep(plan: Plan, storage: Storage) -> SweepOutcome:
             run_tune(pending[first : first + CHUNK], materials, need=need, at_once=outcome.at_once, tell=tell)
     results = [read_result(storage, planned.run_key) for planned in pending]
     outcome.seconds = sum(result["seconds"] for result in results if result is not None)
+    lost = results.count(None) - len(outcome.failures)
+    if lost:
+        raise SsktError(
+            f"{lost} of {len(pending)} trials ended with neither a result nor a reason; run the sweep again"
+        )
     return outcome
 
 

@@ -83,7 +83,7 @@ images = ImageSet(torch.randint(0, 256, (12, 1, 8, 8), dtype=torch.uint8), torch
 training = TrainingSettings(epochs=1, batch_size=4)
 recipe = make_recipe(ViewSettings(), image_size=8)
 feed = ResidentFeed(images, classes=2, training=training, recipe=recipe, view_count=1, seed=0)
-facts = Facts(classes=2, image=ImageFormat(1, 8, (0.5,), (0.5,)), sources={})
+facts = Facts(classes=2, image=ImageFormat(1, 8, (0.5,), (0.5,)), sources={}, taps=())
 task = Task(facts=facts, target=TargetSettings(architecture="small_cnn"), training=training, steps_per_epoch=1,
             seed=0, load_source=None, prepare=lambda module: module)
 method = get_method("scratch")
@@ -100,6 +100,6 @@ def test_every_source_file_has_a_test_file():
         name_of(path)
         for path in FILES
         if path.name not in exempt
-        and not (ROOT / "tests" / path.relative_to(ROOT).parent / f"test_{path.name}").exists()
+        and not (ROOT / "tests" / path.relative_to(ROOT).parent / f"test_{path.stem.strip('_')}.py").exists()
     ]
     assert untested == []

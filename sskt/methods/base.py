@@ -38,6 +38,8 @@ class Facts:
     classes: int
     image: ImageFormat
     sources: Mapping[str, SourceFacts]
+    taps: tuple[int, ...]
+    """Channels of the target's taps."""
 
 
 @dataclass(frozen=True)

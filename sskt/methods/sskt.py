@@ -61,8 +61,10 @@ class SSKT(SingleTarget):
 
     @classmethod
     def check(cls, options: SSKTOptions, facts: Facts) -> None:
-        """At least one source, with any label space."""
+        """At least one source, with any label space; taps for the transfer module."""
         require_sources(facts)
+        if options.heads == "transfer" and not facts.taps:
+            raise InputError("heads 'transfer' hang on the target's taps, and this target has none; use heads 'linear'")
 
     def build_heads(self) -> nn.ModuleDict:
         """One head per source."""
@@ -71,10 +73,7 @@ class SSKT(SingleTarget):
     def _head(self, classes: int) -> nn.Module:
         if self.options.heads == "linear":
             return LinearHead(self.target.embedding_dim, classes)
-        image = self.task.facts.image
-        taps = self.target.tap_channels(image.size, image.channels)
-        if not taps:
-            raise InputError(f"heads 'transfer' need taps, and target {self.task.target.architecture!r} has none")
+        taps = self.task.facts.taps
         return TransferModule(taps, classes, width=self.options.width, combine=self.options.combine)
 
     def losses(self, batch: Batch, logits: Tensor, heads: dict[str, Tensor]) -> dict[str, Tensor]:

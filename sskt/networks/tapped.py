@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from sskt.errors import InputError, unknown_name
 from sskt.networks.preprocess import Preprocess
@@ -117,8 +118,10 @@ class TappedNetwork(nn.Module):
             for handle in handles:
                 handle.remove()
 
-    def _record_output(self, tap: str, seen: dict[str, Tensor]) -> Any:
-        def record(module: nn.Module, inputs: Any, output: Tensor) -> None:
+    def _record_output(self, tap: str, seen: dict[str, Tensor]) -> RemovableHandle:
+        def record(module: nn.Module, inputs: Any, output: Any) -> None:
+            if not isinstance(output, Tensor):
+                raise InputError(f"tap {tap!r} gives a {type(output).__name__}; it has to give one tensor")
             # A copy, for the next module may work in place (ReLU after a convolution or a normalisation).
             seen[tap] = output.clone()
 

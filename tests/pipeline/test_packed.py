@@ -10,7 +10,7 @@ import pytest
 
 from cluster.storage import FolderStorage
 from pipeline.pack import pack_raw
-from pipeline.packed import PackedDataset, copy_images, image_format, load_manifest, read_packed
+from pipeline.packed import PackedDataset, copy_images, image_format, load_manifest, read_images, read_packed
 from sskt.datasets import DatasetSettings, RawDataset, Record
 from sskt.errors import DamagedError
 from tests.sskt.datasets.pictures import picture
@@ -153,3 +153,11 @@ def test_half_a_manifest_is_damaged(storage, packed):
 def test_the_image_format_is_what_a_network_has_to_know(packed):
     found = image_format(packed)
     assert (found.channels, found.size, found.mean, found.std) == (3, 8, packed.mean, packed.std)
+
+
+def test_images_of_adjacent_samples_are_read_alone(storage, packed):
+    everything = read_packed(packed, storage).images
+    assert len(packed.parts) > 1
+    for first in range(packed.rows):
+        for last in range(first, packed.rows + 1):
+            np.testing.assert_array_equal(read_images(packed, storage, range(first, last)), everything[first:last])

@@ -27,11 +27,11 @@ def prepared(file, *changes):
     for name, spec in plan.caches.items():
         job = ShardJob(
             storage_uri=stages.storage.uri, spec=spec, source_name=name, source=plan.experiment.sources[name],
-            recipe=plan.recipe, batch_size=64, threads=1, device="cpu",
+            recipe=plan.recipe, batch_size=64, threads=1, device="cpu", packed=plan.packed,
         )  # fmt: skip
         records = []
         for shard in range(spec.shards):
-            outputs = label_shard(plan.sources[name], images, spec=spec, shard=shard, job=job)
+            outputs = label_shard(plan.sources[name], images[spec.id_range(shard)], job=job, shard=shard)
             records.append(commit_shard(stages.storage, spec, shard=shard, outputs=outputs, seconds=1.0))
         finish_cache(stages.storage, spec, records)
     return plan, stages.storage

@@ -56,7 +56,8 @@ def feed(settings: TrainingSettings, *, sources=(), pool=False, share=None, seed
 
 def facts(*sources: Source) -> Facts:
     known = {one.name: SourceFacts(one.classes, one.embedding_dim) for one in sources}
-    return Facts(classes=CLASSES, image=IMAGE, sources=known)
+    taps = build_target(TARGET, classes=CLASSES, image=IMAGE).tap_channels(SIZE, 1)
+    return Facts(classes=CLASSES, image=IMAGE, sources=known, taps=taps)
 
 
 def method(name: str, *sources: Source, settings: TrainingSettings | None = None, seed: int = 0, **options) -> Method:

@@ -127,8 +127,19 @@ def test_logits_have_to_be_one_tensor():
         TappedNetwork(Pair(), taps=(), head="fc", preprocess=PREPROCESS)(images())
 
 
+class AlwaysRandom(nn.AdaptiveAvgPool2d):
+    """Draws in eval mode too, as sampling layers do."""
+
+    def __init__(self) -> None:
+        super().__init__(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x + torch.rand(()))
+
+
 def test_tap_channels_leave_no_trace():
     tapped = make_tapped()
+    tapped.network[3] = AlwaysRandom()
     tapped.network[5].eval()
     modes = [module.training for module in tapped.modules()]
     state = copy.deepcopy(tapped.state_dict())
@@ -138,6 +149,12 @@ def test_tap_channels_leave_no_trace():
     assert torch.equal(torch.get_rng_state(), random)
     for name, tensor in tapped.state_dict().items():
         assert torch.equal(tensor, state[name]), name
+
+
+def test_taps_have_to_be_one_tensor():
+    network = nn.Sequential(Pair(), nn.Identity())
+    with pytest.raises(InputError, match="tap '0' gives a tuple; it has to give one tensor"):
+        TappedNetwork(network, taps=("0",), head="0.fc", preprocess=PREPROCESS)(images())
 
 
 def test_tap_channels_need_maps():

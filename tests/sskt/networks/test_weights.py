@@ -72,8 +72,8 @@ def test_reads_files_that_python_2_wrote(tmp_path):
     assert same(load_state_dict(str(path)), state)
 
 
-def mischief(path: Path) -> None:
-    path.write_text("it ran")
+def mischief(path: str) -> None:
+    Path(path).write_text("it ran")
 
 
 class Mischief:
@@ -83,7 +83,7 @@ class Mischief:
         self.path = path
 
     def __reduce__(self):
-        return mischief, (self.path,)
+        return mischief, (str(self.path),)
 
 
 def test_code_in_a_file_does_not_run(tmp_path):
@@ -97,6 +97,19 @@ def test_code_in_a_file_does_not_run(tmp_path):
         load_state_dict(str(path))
     assert not mark.exists()
     torch.load(path, weights_only=False)
+    assert mark.read_text() == "it ran"
+
+
+def test_code_in_a_file_of_python_2_does_not_run_either(tmp_path):
+    mark = tmp_path / "mark"
+    buffer = io.BytesIO()
+    content = {"arch": "r\xe9seau", "state_dict": {"a": torch.zeros(1)}, "extra": Mischief(mark)}
+    torch.save(content, buffer, _use_new_zipfile_serialization=False, pickle_protocol=2)
+    (tmp_path / "old.pth").write_bytes(as_python_2_wrote(buffer.getvalue()))
+    with pytest.raises(InputError, match=r"old\.pth' hold \S+\.mischief beside tensors"):
+        load_state_dict(str(tmp_path / "old.pth"))
+    assert not mark.exists()
+    torch.load(tmp_path / "old.pth", weights_only=False, encoding="latin1")
     assert mark.read_text() == "it ran"
 
 

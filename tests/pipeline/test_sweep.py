@@ -1,0 +1,83 @@
+"""The sweep and the cache as whole commands: run twice, killed, interrupted."""
+
+import json
+import os
+import re
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.processes import finish, kill_when, start
+
+
+def table(said: str) -> str:
+    return "\n".join(line for line in said.splitlines() if line.startswith("|"))
+
+
+def content(said: str) -> str:
+    return re.search(r"content ([0-9a-f]{16})", said).group(1)
+
+
+def objects(store: Path, pattern: str) -> list[Path]:
+    return sorted(store.glob(pattern))
+
+
+@pytest.fixture
+def undisturbed(experiment_file, tmp_path):
+    """The same experiment, run to its end in another storage without disturbance."""
+    code, said = finish("sweep", str(experiment_file), "--set", f"storage={tmp_path}/undisturbed")
+    assert code == 0, said
+    return said
+
+
+def test_the_second_sweep_finds_everything_and_runs_no_source(experiment_file, tmp_path, undisturbed):
+    assert "cache   wise: 324 source passes;" in undisturbed
+    assert "sweep   0 trials found, 4 done now" in undisturbed
+    code, again = finish("sweep", str(experiment_file), "--set", f"storage={tmp_path}/undisturbed")
+    assert code == 0
+    assert "cache   wise: found, 0 source passes;" in again
+    assert "sweep   4 trials found, 0 done now" in again
+    assert table(again) == table(undisturbed)
+    assert "Traceback" not in undisturbed + again
+    assert "WARNING" not in undisturbed + again
+
+
+def test_killed_while_caching_and_while_sweeping_it_ends_the_same(experiment_file, tmp_path, undisturbed):
+    store = tmp_path / "store"
+    kill_when(start("sweep", str(experiment_file)), lambda: bool(objects(store, "caches/*/shard-*.parquet")))
+    kill_when(start("sweep", str(experiment_file)), lambda: bool(objects(store, "checkpoints/*/*")))
+    done_before = {file.stem: file.stat().st_mtime_ns for file in objects(store, "results/*.json")}
+    code, said = finish("sweep", str(experiment_file))
+    assert code == 0, said
+    assert content(said) == content(undisturbed)
+    assert table(said) == table(undisturbed)
+    after = {file.stem: file.stat().st_mtime_ns for file in objects(store, "results/*.json")}
+    assert {key: after[key] for key in done_before} == done_before
+    histories = {}
+    for place in (store, tmp_path / "undisturbed"):
+        results = [json.loads(file.read_text()) for file in objects(place, "results/*.json")]
+        histories[place] = {result["run_key"]: result["history"] for result in results}
+    assert histories[store] == histories[tmp_path / "undisturbed"]
+    assert objects(store, "checkpoints/*/*") == []
+
+
+def test_an_interrupted_sweep_says_how_to_go_on(experiment_file, tmp_path):
+    process = start("sweep", str(experiment_file), "--set", "training.epochs=200")
+    while not objects(tmp_path / "store", "checkpoints/*/*"):
+        assert process.poll() is None, process.stdout.read()
+    os.kill(process.pid, signal.SIGINT)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "stopped; what was finished is kept, the same command goes on from there" in said
+    assert "Traceback" not in said
+
+
+def test_a_failed_trial_stands_in_the_table_and_the_exit_code_says_so(experiment_file):
+    text = experiment_file.read_text().replace("seeds: [0, 1]", "seeds: [0]\ngrid: {training.lr: [1.0e+30, 0.05]}")
+    experiment_file.write_text(text)
+    code, said = finish("sweep", str(experiment_file))
+    assert code == 1
+    assert "sweep   0 trials found, 2 done now, 2 failed" in said
+    assert len(re.findall(r"1 failed: the loss is no longer finite in epoch 1", said)) == 2
+    assert "Traceback" not in said
