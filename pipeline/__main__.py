@@ -194,7 +194,7 @@ def _choose(plan: Plan, number: int | None) -> PlannedTrial:
 def _print_report(plan: Plan, stages: Stages) -> None:
     report = make_report(plan, stages.storage)
     where = write_report(report, stages.storage, name=stages.experiment.name)
-    say(f"\n{to_markdown(report)}\n{cost_lines(report.cost)}\nreport  {where}")
+    say(f"\n{to_markdown(report)}\n{cost_lines(report.cost)}\nreport  {stages.experiment.storage}/{where}")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import logging
 import math
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -28,10 +29,13 @@ from pipeline.packed import PackedDataset, read_images
 from pipeline.plan import Plan
 from pipeline.progress import Progress
 from sskt.encodings import get_encoding
-from sskt.errors import DamagedError
+from sskt.errors import DamagedError, SsktError
 from sskt.settings import SourceSettings
 from sskt.sources import Source, load_source
 from sskt.views import Recipe
+
+TRIES = 3
+"""How often the shards that are missing are given to new workers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +82,10 @@ class ShardWriter:
         shard, job = int(row["shard"]), self.job
         images = read_images(job.packed, self.storage, job.spec.id_range(shard))
         began = time.perf_counter()
-        outputs = label_shard(self.source, torch.from_numpy(images), job=job, shard=shard)
+        try:
+            outputs = label_shard(self.source, torch.from_numpy(images), job=job, shard=shard)
+        except Exception as error:
+            raise SsktError(f"shard {shard}: {type(error).__name__}: {error}") from error
         seconds = time.perf_counter() - began
         return asdict(commit_shard(self.storage, job.spec, shard=shard, outputs=outputs, seconds=seconds))
 
@@ -142,7 +149,7 @@ def _build(
         spec = plan.caches[name]
         todo = sorted(set(range(spec.shards)) - {record.shard for record in records})
         job = _shard_job(plan, storage, name)
-        made = list(_make_shards(job, todo, need=need, workers=min(workers, len(todo) or 1)))
+        made = _make_shards(job, todo, need=need, workers=workers)
         manifest = finish_cache(storage, spec, records + made)
         outcomes[name] = CacheOutcome(
             manifest=manifest,
@@ -169,25 +176,59 @@ def _shard_job(plan: Plan, storage: Storage, name: str) -> ShardJob:
     )
 
 
-def _make_shards(job: ShardJob, shards: list[int], *, need: Resources, workers: int) -> Iterator[ShardRecord]:
+def _make_shards(job: ShardJob, shards: list[int], *, need: Resources, workers: int) -> list[ShardRecord]:
+    """Make shards; where workers die, what is missing is made by new ones, a bounded number of times."""
+    from ray.exceptions import RayError, RayTaskError  # only inside a session
+
+    made: dict[int, ShardRecord] = {}
+    views = sum(len(job.spec.id_range(shard)) for shard in shards) * job.spec.view_count
+    with Progress(f"cache {job.source_name}", total=views, unit="views") as progress:
+        for attempt in range(1, TRIES + 1):
+            todo = [shard for shard in shards if shard not in made]
+            try:
+                for record in _mapped(job, todo, need=need, workers=workers):
+                    made[record.shard] = record
+                    progress.advance(record.passes)
+                break
+            except RayTaskError as error:  # the code failed, and would fail again
+                raise SsktError(f"cache of source {job.source_name!r}: {_first_cause(error)}") from error
+            except RayError as error:
+                if attempt == TRIES:
+                    left = [shard for shard in shards if shard not in made]
+                    raise SsktError(
+                        f"cache of source {job.source_name!r}: workers died {TRIES} times, shards {left} are missing: "
+                        f"{str(error).strip().splitlines()[0]}"
+                    ) from error
+    return list(made.values())
+
+
+def _first_cause(error: Exception) -> str:
+    """What a worker itself had to say: the last line before Ray's own explanations."""
+    told = str(error).rpartition("\n\nThe above exception")[0] or str(error)
+    return told.strip().splitlines()[-1].removeprefix("sskt.errors.SsktError: ")
+
+
+def _mapped(job: ShardJob, shards: list[int], *, need: Resources, workers: int) -> Iterator[ShardRecord]:
+    """Map the plan of shards over a pool of workers; yields records as they come."""
     import ray.data  # only inside a session
 
     if not shards:
         return
     _quiet_ray_data()
-    rows = ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards)).map(
-        ShardWriter,
-        fn_constructor_args=(job,),
-        compute=ray.data.ActorPoolStrategy(size=workers),
-        num_cpus=need.cpus,
-        num_gpus=need.gpus or None,
-    )
-    views = sum(len(job.spec.id_range(shard)) for shard in shards) * job.spec.view_count
-    with Progress(f"cache {job.source_name}", total=views, unit="views") as progress:
-        for row in rows.iter_rows():
-            record = ShardRecord(**row)
-            progress.advance(record.passes)
-            yield record
+    plan = ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards))
+    with warnings.catch_warnings():
+        # There is no other way yet to say max_restarts; Ray would restart for ever a worker that dies of its shard.
+        warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
+        rows = plan.map(
+            ShardWriter,
+            fn_constructor_args=(job,),
+            compute=ray.data.ActorPoolStrategy(size=min(workers, len(shards))),
+            num_cpus=need.cpus,
+            num_gpus=need.gpus or None,
+            max_restarts=0,
+        )
+    for row in rows.iter_rows():
+        yield ShardRecord(**row)
 
 
 def _quiet_ray_data() -> None:

@@ -27,6 +27,11 @@ class Checkpoints:
         for key in list(self.storage.keys(self.prefix))[:-KEPT]:
             self.storage.delete(key)
 
+    def newest_epoch(self) -> int:
+        """Epochs that the newest state has behind it, 0 where there is none."""
+        keys = list(self.storage.keys(self.prefix))
+        return int(keys[-1].rpartition("-")[2]) if keys else 0
+
     def load(self) -> dict[str, Any] | None:
         """Return the newest whole state, or None."""
         for key in reversed(list(self.storage.keys(self.prefix))):

@@ -34,16 +34,17 @@ def run_demo(*, changes: Sequence[str], say: Callable[[str], None]) -> int:
     passes = sum(made.worker_seconds / made.workers for made in caches.values())
     training = trained + outcome.seconds / outcome.at_once
     say(now_lines(source_passes=passes, training=training, total=time.perf_counter() - began))
-    say(f"report  {where}")
+    say(f"report  {experiment.storage}/{where}")
     return 1 if outcome.failures else 0
 
 
 def cost_lines(cost: Cost) -> str:
     """What the table cost, and what the cache saved."""
     return (
-        f"{cost.trials} trials trained for {cost.training_seconds:.1f} s; {cost.caches} caches "
-        f"({cost.cache_bytes / 1e6:.2f} MB) took {cost.source_passes} source passes in {cost.source_seconds:.1f} s. "
-        f"The trials read {cost.label_rows} labels: the cache saved {cost.passes_saved} source passes."
+        f"{cost.trials} trials trained for {cost.training_seconds:.1f} s in all; {cost.caches} caches "
+        f"({cost.cache_bytes / 1e6:.2f} MB) took {cost.source_passes} source passes in {cost.source_seconds:.1f} s.\n"
+        f"The trials read {cost.label_rows} labels: "
+        f"the cache saved {cost.passes_saved} source passes."
     )
 
 
@@ -51,6 +52,6 @@ def now_lines(*, source_passes: float, training: float, total: float) -> str:
     """Where the time of this command went."""
     overhead = total - source_passes - training
     return (
-        f"this run {total:.1f} s: source passes {source_passes:.1f} s, training {training:.1f} s, "
-        f"overhead {overhead:.1f} s (starting Python, Ray and its workers, reading, writing)"
+        f"This run took {total:.1f} s: source passes {source_passes:.1f} s, training {training:.1f} s, "
+        f"overhead {overhead:.1f} s (starting Ray and its workers, reading, writing)."
     )

@@ -120,7 +120,7 @@ def _title(plan: Plan, done: int) -> str:
 
 
 LONGEST_REASON = 100
-HEADINGS = ("trial", "test accuracy %", "n", "against scratch [95 %]", "")
+HEADINGS = ("trial", "test accuracy %", "n", "against scratch [95 %]", "verdict")
 
 
 def table(report: Report) -> list[tuple[str, ...]]:
@@ -175,11 +175,11 @@ def to_csv(report: Report) -> str:
 
 
 def write_report(report: Report, storage: Storage, *, name: str) -> str:
-    """Write the report as Markdown, CSV and JSON; return where the Markdown lies."""
+    """Write the report as Markdown, CSV and JSON; return the key of the Markdown."""
     rows: list[dict[str, Any]] = [asdict(row) for row in report.rows]
     storage.write(f"reports/{name}.md", to_markdown(report).encode())
     storage.write(f"reports/{name}.csv", to_csv(report).encode())
     storage.write(
         f"reports/{name}.json", canonical({"title": report.title, "rows": rows, "cost": report.cost}).encode()
     )
-    return f"{storage.uri}/reports/{name}.md"
+    return f"reports/{name}.md"

@@ -1,6 +1,8 @@
 """The stages in their order, each doing only what is missing."""
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +10,7 @@ from cluster.resources import concurrency, local_limits
 from cluster.session import is_local, start_session
 from cluster.storage import Storage, StorageError, open_storage
 from pipeline.cache import CacheOutcome, ensure_caches
+from pipeline.checkpoints import Checkpoints
 from pipeline.experiment import Experiment
 from pipeline.pack import pack
 from pipeline.plan import Plan, PlannedTrial, make_plan
@@ -17,6 +20,8 @@ from pipeline.runners import run_plain, run_train
 from pipeline.sweep import SweepOutcome, sweep
 from pipeline.trials import gather_materials, network_key
 from sskt.errors import DamagedError, InputError
+
+WATCH_SECONDS = 0.5
 
 Say = Callable[[str], None]
 
@@ -78,10 +83,30 @@ class Stages:
     def _train(self, planned: PlannedTrial, plan: Plan, *, in_process: bool) -> Result:
         materials = gather_materials(plan, self.storage, [planned])
         resources = self.experiment.resources
-        if in_process:
-            return run_plain(planned, materials, need=resources.trial)
-        start_session()
-        return run_train(planned, materials, need=resources.trial, workers=resources.workers)
+        with self._watched(planned):
+            if in_process:
+                return run_plain(planned, materials, need=resources.trial)
+            start_session()
+            return run_train(planned, materials, need=resources.trial, workers=resources.workers)
+
+    @contextmanager
+    def _watched(self, planned: PlannedTrial) -> Iterator[None]:
+        """Show how far a training is by looking at its checkpoints: wherever it runs, they lie on the storage."""
+        epochs, checkpoints = planned.trial.training.epochs, Checkpoints(self.storage, planned.run_key)
+        ended = threading.Event()
+
+        def watch(progress: Progress) -> None:
+            while not ended.wait(WATCH_SECONDS):
+                progress.reach(max(progress.done, checkpoints.newest_epoch()), epochs)
+
+        with Progress("train", total=epochs, unit="epochs") as progress:
+            watcher = threading.Thread(target=watch, args=(progress,), daemon=True)
+            watcher.start()
+            try:
+                yield
+            finally:
+                ended.set()
+                watcher.join()
 
     def export(self, planned: PlannedTrial, path: str) -> None:
         """Copy a trained target to a file of its own."""

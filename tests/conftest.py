@@ -52,10 +52,15 @@ def source_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def experiment_file(tmp_path: Path, pictures: Path, source_file: Path) -> Path:
-    """An experiment of seconds: its own storage, real pictures, one source, two methods, two seeds."""
-    file = tmp_path / "small.yaml"
+    """An experiment of seconds in a storage of its own."""
+    return write_experiment(tmp_path, pictures=pictures, source_file=source_file)
+
+
+def write_experiment(folder: Path, *, pictures: Path, source_file: Path) -> Path:
+    """Real pictures, one source, two methods, two seeds."""
+    file = folder / "small.yaml"
     file.write_text(f"""
-storage: {tmp_path}/store
+storage: {folder}/store
 dataset: {{kind: folder, path: {pictures}, validation: 0.2, test: 0.2}}
 views: {{ops: [pad_crop: 1, hflip], count: 3}}
 sources:

@@ -4,23 +4,28 @@ from torch import Tensor, nn
 
 from sskt.errors import InputError
 
+QUADRANTS = 2
 TAPS = ("stage1", "stage2", "stage3")
 
 
 class SmallCNN(nn.Module):
-    """Three convolutions at full, half and quarter size, averaged over the image."""
+    """Three convolutions at full, half and quarter size; their average over each quadrant is what is classified.
+
+    One average over the whole image would lose where things are, which tells a 6 from a 9.
+    """
 
     def __init__(self, *, classes: int, channels: int, width: int) -> None:
         super().__init__()
         self.stage1 = _stage(channels, width=width, stride=1)
         self.stage2 = _stage(width, width=2 * width, stride=2)
         self.stage3 = _stage(2 * width, width=2 * width, stride=2)
-        self.fc = nn.Linear(2 * width, classes)
+        self.pool = nn.AdaptiveAvgPool2d(QUADRANTS)
+        self.fc = nn.Linear(2 * width * QUADRANTS**2, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, channels, H, W] -> logits [B, classes]."""
         x = self.stage3(self.stage2(self.stage1(x)))
-        logits: Tensor = self.fc(x.mean(dim=(2, 3)))
+        logits: Tensor = self.fc(self.pool(x).flatten(1))
         return logits
 
 

@@ -7,6 +7,8 @@ from pipeline.experiment import load_experiment
 from pipeline.labels import load_manifest, read_cache, record_key, shard_key
 from pipeline.packed import read_packed
 from pipeline.stages import Stages
+from sskt.errors import SsktError
+from tests import fragile
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -63,3 +65,39 @@ def test_a_damaged_shard_alone_is_made_again(prepared):
 def test_no_source_no_cache(prepared):
     plan, storage = prepared
     assert ensure_caches(plan, storage, specs={}) == {}
+
+
+def fragile_plan(experiment_file, tmp_path, function, *, lives):
+    """The experiment with a source that dies so many times."""
+    (tmp_path / "lives").mkdir()
+    for number in range(lives):
+        (tmp_path / "lives" / f"life-{number}").touch()
+    network = getattr(fragile, function)(classes=4, lives=str(tmp_path / "lives"))
+    torch.save(network.state_dict(), tmp_path / "fragile.pt")
+    source = (
+        f"{{architecture: 'tests.fragile:{function}', weights: {tmp_path}/fragile.pt, classes: 4, "
+        f"options: {{lives: {tmp_path}/lives}}, input: {{mean: [0.5], std: [0.5]}}}}"
+    )
+    lines = experiment_file.read_text().splitlines()
+    experiment_file.write_text("\n".join(f"  wise: {source}" if "  wise:" in line else line for line in lines))
+    stages = Stages(load_experiment(str(experiment_file)), lambda line: None)
+    return stages.pack(), stages.storage
+
+
+def test_a_worker_that_dies_is_replaced(experiment_file, tmp_path):
+    plan, storage = fragile_plan(experiment_file, tmp_path, "dying", lives=1)
+    outcome = ensure_caches(plan, storage, specs=plan.caches)["wise"]
+    assert list((tmp_path / "lives").iterdir()) == []
+    assert [record.shard for record in outcome.manifest.shards] == list(range(plan.caches["wise"].shards))
+
+
+def test_workers_that_always_die_end_the_stage_with_its_reason(experiment_file, tmp_path):
+    plan, storage = fragile_plan(experiment_file, tmp_path, "dying", lives=20)
+    with pytest.raises(SsktError, match=r"cache of source 'wise': workers died 3 times, shards \[0, 1\] are missing"):
+        ensure_caches(plan, storage, specs=plan.caches)
+
+
+def test_a_source_that_fails_ends_the_stage_with_its_reason(experiment_file, tmp_path):
+    plan, storage = fragile_plan(experiment_file, tmp_path, "broken", lives=0)
+    with pytest.raises(SsktError, match=r"cache of source 'wise': shard \d: ArithmeticError: the network is broken"):
+        ensure_caches(plan, storage, specs=plan.caches)

@@ -12,10 +12,12 @@ def test_the_newest_state_comes_back_and_old_ones_go(tmp_path):
     storage = FolderStorage(str(tmp_path))
     checkpoints = Checkpoints(storage, "key")
     assert checkpoints.load() is None
+    assert checkpoints.newest_epoch() == 0
     for epoch in range(1, 13):
         checkpoints.save(state(epoch))
     loaded = checkpoints.load()
     assert loaded["epoch"] == 12
+    assert checkpoints.newest_epoch() == 12
     assert torch.equal(loaded["weights"]["w"], torch.full((3,), 12.0))
     assert len(list(storage.keys("checkpoints/key"))) == KEPT
 

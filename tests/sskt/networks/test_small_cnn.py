@@ -19,7 +19,7 @@ def test_stages_at_full_half_and_quarter_size(size):
         (12, size // 2, size // 2),
         (12, size // 4, size // 4),
     ]
-    assert (tapped.embedding_dim, tapped.classes) == (12, 10)
+    assert (tapped.embedding_dim, tapped.classes) == (4 * 12, 10)
 
 
 @pytest.mark.parametrize("width", [1, 16, 32])
@@ -27,11 +27,11 @@ def test_parameters(width):
     convolutions = 9 * (3 * width + width * 2 * width + 2 * width * 2 * width)
     batch_norms = 2 * (width + 2 * width + 2 * width)
     network = small_cnn(classes=5, channels=3, width=width)
-    assert sum(p.numel() for p in network.parameters()) == convolutions + batch_norms + 2 * width * 5 + 5
+    assert sum(p.numel() for p in network.parameters()) == convolutions + batch_norms + 4 * 2 * width * 5 + 5
 
 
 def test_the_default_width_is_32():
-    assert small_cnn(classes=5, channels=3).fc.in_features == 64
+    assert small_cnn(classes=5, channels=3).fc.in_features == 4 * 64
 
 
 def test_learns_to_tell_bright_from_dark():

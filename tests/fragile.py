@@ -1,0 +1,39 @@
+"""Networks that do what must not happen, each in a worker of its own: die, or fail."""
+
+import os
+import signal
+from pathlib import Path
+
+import torch
+from torch import nn
+
+
+class Fragile(nn.Module):
+    """Kills its process at the first image, as often as a file beside it allows."""
+
+    def __init__(self, *, classes: int, lives: str) -> None:
+        super().__init__()
+        self.fc = nn.Linear(1, classes)
+        self.lives = Path(lives)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        left = list(self.lives.glob("life-*"))
+        if left:
+            left[0].unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.fc(x.mean(dim=(1, 2, 3)).view(-1, 1))
+
+
+def dying(*, classes: int, lives: str) -> nn.Module:
+    return Fragile(classes=classes, lives=lives)
+
+
+class Broken(Fragile):
+    """Fails at the first image of a worker, not while it is looked at before."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        raise ArithmeticError("the network is broken")
+
+
+def broken(*, classes: int, lives: str) -> nn.Module:
+    return Broken(classes=classes, lives=lives)
