@@ -40,7 +40,7 @@ def test_outputs_are_those_of_the_network_in_eval_mode():
     assert torch.equal(outputs["embedding"], expected.embedding)
     assert not torch.allclose(outputs["logits"], trained.logits)
     assert {values.dtype for values in outputs.values()} == {torch.float32}
-    assert (source.classes, source.embedding_dim) == (5, 8)
+    assert (source.classes, source.embedding_dim) == (5, 32)
 
 
 def test_outputs_serve_as_targets_in_a_graph():

@@ -45,6 +45,7 @@ def test_a_saved_method_goes_on_exactly(name):
     model, _ = run(name, *sources, steps=3)
     other = method(name, *sources, seed=9)
     other.load_state_dict(copy.deepcopy(model.state_dict()))
+    other.train(mode=True)
     served = feed(training(), sources=sources)
     for step in (3, 4):
         mine, its = model.step(served.batch(step)), other.step(served.batch(step))

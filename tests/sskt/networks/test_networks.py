@@ -188,7 +188,7 @@ def test_what_a_person_says_comes_before_what_the_file_says(exported):
     source = build_source(SourceSettings(weights=path, input=InputSettings(size=32)), name="digits")
     assert source.preprocess.values == Preprocessing(1, 32, (0.3,), (0.4,))
     with pytest.raises(
-        InputError, match=r"^sources\.digits\.weights .*'fc\.weight' has the shape \[6, 8\] in them and \[6, 10\]"
+        InputError, match=r"^sources\.digits\.weights .*'fc\.weight' has the shape \[6, 32\] in them and \[6, 40\]"
     ):
         build_source(SourceSettings(weights=path, options={"width": 5}), name="digits")
 
