@@ -30,9 +30,9 @@ def concurrency(total: Resources, need: Resources) -> int:
     return math.floor(fits)
 
 
-def local_limits() -> Resources:
-    """What a local session can have at most; devices are only counted when Ray starts."""
-    return Resources(cpus=usable_cpus(), gpus=math.inf)
+def local_limits(*, gpus: int) -> Resources:
+    """What a local session will have on a machine with so many devices."""
+    return Resources(cpus=usable_cpus(), gpus=gpus)
 
 
 def cluster_resources() -> Resources:

@@ -1,205 +1,158 @@
-"""The cache stage: Ray Data maps a plan of shards over a pool of actors, each with its own copy of the source."""
+"""The cache stage: Ray Data maps a plan of shards over a pool of workers, each with its own copy of the source."""
 
 import logging
 import math
-import time
 import warnings
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
-
-import numpy as np
-import torch
 
 from cluster.resources import Resources, cluster_resources, concurrency
 from cluster.session import start_session
-from cluster.storage import Storage, open_storage
+from cluster.storage import Storage
 from pipeline.labels import (
     CacheManifest,
     CacheSpec,
     ShardRecord,
-    commit_shard,
     finish_cache,
     load_manifest,
     read_record,
     read_shard,
     record_key,
 )
-from pipeline.packed import PackedDataset, read_images
-from pipeline.plan import Plan
+from pipeline.plan import Plan, SourceCaches
 from pipeline.progress import Progress
-from sskt.encodings import get_encoding
+from pipeline.shards import ShardJob, ShardWriter
 from sskt.errors import DamagedError, SsktError
-from sskt.settings import SourceSettings
-from sskt.sources import Source, load_source
-from sskt.views import Recipe
 
 TRIES = 3
 """How often the shards that are missing are given to new workers."""
+
+Records = dict[str, dict[int, ShardRecord]]
+"""By output, then by shard."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CacheOutcome:
     """What a run of the stage did for one source."""
 
-    manifest: CacheManifest
-    passes: int
+    manifests: dict[str, CacheManifest]
+    """By output."""
+    passes: int = 0
     """Images that went through the source now; 0 where everything was found."""
     worker_seconds: float = 0
     """Time the workers spent on them, summed."""
     workers: int = 1
-    repaired: tuple[str, ...] = ()
+    repaired: list[str] = field(default_factory=list)
     """What was wrong with shards that were made again."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ShardJob:
-    """All a worker needs to make any shard of a cache. It is sent to other machines: no open handles, no secrets."""
-
-    storage_uri: str
-    spec: CacheSpec
-    source_name: str
-    source: SourceSettings
-    recipe: Recipe
-    batch_size: int
-    threads: int
-    device: str
-    packed: PackedDataset
-
-
-class ShardWriter:
-    """A worker: loads the source once, then makes the shards it is given."""
-
-    def __init__(self, job: ShardJob) -> None:
-        torch.set_num_threads(job.threads)
-        self.job = job
-        self.storage = open_storage(job.storage_uri)
-        self.source = load_source(job.source_name, job.source)
-        self.source.network.to(job.device)
-
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Make one shard; return its record."""
-        shard, job = int(row["shard"]), self.job
-        images = read_images(job.packed, self.storage, job.spec.id_range(shard))
-        began = time.perf_counter()
-        try:
-            outputs = label_shard(self.source, torch.from_numpy(images), job=job, shard=shard)
-        except Exception as error:
-            raise SsktError(f"shard {shard}: {type(error).__name__}: {error}") from error
-        seconds = time.perf_counter() - began
-        return asdict(commit_shard(self.storage, job.spec, shard=shard, outputs=outputs, seconds=seconds))
-
-
-def label_shard(source: Source, images: torch.Tensor, *, job: ShardJob, shard: int) -> dict[str, np.ndarray]:
-    """Run the source over all views of a shard's images, uint8 [rows, C, S, S]; returns uint8 [rows, M * bytes].
-
-    Batches are cut by position in the shard alone, so a shard's bytes do not depend on who makes it.
-    """
-    spec, encoding = job.spec, get_encoding(job.spec.encoding)
-    rows = torch.arange(len(images)).repeat_interleave(spec.view_count)
-    views = torch.arange(spec.view_count).repeat(len(images))
-    first_id = spec.id_range(shard).start
-    parts: dict[str, list[torch.Tensor]] = {name: [] for name in spec.widths}
-    for some, seen in zip(rows.split(job.batch_size), views.split(job.batch_size), strict=True):
-        pictures = job.recipe.apply(images[some], ids=some + first_id, views=seen).to(job.device)
-        for name, values in source.outputs(pictures, tuple(spec.widths)).items():
-            parts[name].append(encoding.encode(values).cpu())
-    return {name: torch.cat(encoded).view(len(images), -1).numpy() for name, encoded in parts.items()}
-
-
-def ensure_caches(plan: Plan, storage: Storage, *, specs: dict[str, CacheSpec]) -> dict[str, CacheOutcome]:
+def ensure_caches(plan: Plan, storage: Storage, *, wanted: Mapping[str, SourceCaches]) -> dict[str, CacheOutcome]:
     """Make what is missing of some caches and verify what is there; a damaged shard alone is made again."""
-    outcomes, missing = {}, {}
-    for name, spec in specs.items():
-        records, repaired = _verified_records(storage, spec)
-        manifest = load_manifest(storage, spec) if len(records) == spec.shards else None
+    return {name: _ensure(plan, storage, name=name, specs=specs) for name, specs in wanted.items()}
+
+
+def _ensure(plan: Plan, storage: Storage, *, name: str, specs: SourceCaches) -> CacheOutcome:
+    records: Records = {}
+    repaired: list[str] = []
+    manifests: dict[str, CacheManifest] = {}
+    for output, spec in specs.items():
+        records[output] = _verified_records(storage, spec, repaired)
+        manifest = load_manifest(storage, spec) if len(records[output]) == spec.shards else None
         if manifest is not None:
-            outcomes[name] = CacheOutcome(manifest=manifest, passes=0)
-        else:
-            missing[name] = (records, repaired)
-    if missing:
-        outcomes |= _build(plan, storage, missing=missing)
-    return outcomes
+            manifests[output] = manifest
+    if len(manifests) == len(specs):
+        return CacheOutcome(manifests=manifests)
+    return _build(plan, storage, name=name, specs=specs, records=records, repaired=repaired)
 
 
-def _verified_records(storage: Storage, spec: CacheSpec) -> tuple[list[ShardRecord], tuple[str, ...]]:
-    """The records of the shards that can be trusted, and what is wrong with the others that were there."""
-    good, wrong = [], []
+def _verified_records(storage: Storage, spec: CacheSpec, repaired: list[str]) -> dict[int, ShardRecord]:
+    """The records of the shards that can be trusted; what is wrong with others that were there joins `repaired`."""
+    good = {}
     for shard in range(spec.shards):
         record = read_record(storage, spec, shard)
         if record is None:
             continue
         try:
             read_shard(storage, spec, record)
-            good.append(record)
+            good[shard] = record
         except DamagedError as error:
-            wrong.append(str(error))
+            repaired.append(str(error))
             storage.delete(record_key(spec, shard))
-    return good, tuple(wrong)
+    return good
 
 
 def _build(
-    plan: Plan, storage: Storage, *, missing: dict[str, tuple[list[ShardRecord], tuple[str, ...]]]
-) -> dict[str, CacheOutcome]:
+    plan: Plan, storage: Storage, *, name: str, specs: SourceCaches, records: Records, repaired: list[str]
+) -> CacheOutcome:
     start_session()
-    outcomes = {}
     need = plan.experiment.resources.source_worker
     workers = concurrency(cluster_resources(), need)
-    for name, (records, repaired) in missing.items():
-        spec = plan.caches[name]
-        todo = sorted(set(range(spec.shards)) - {record.shard for record in records})
-        job = _shard_job(plan, storage, name)
-        made = _make_shards(job, todo, need=need, workers=workers)
-        manifest = finish_cache(storage, spec, records + made)
-        outcomes[name] = CacheOutcome(
-            manifest=manifest,
-            passes=sum(record.passes for record in made),
-            worker_seconds=sum(record.seconds for record in made),
-            workers=workers,
-            repaired=repaired,
-        )
-    return outcomes
+    made = _make_shards(_shard_job(plan, storage, name=name, specs=specs), records, need=need, workers=workers)
+    manifests = {
+        output: finish_cache(storage, spec, [*records[output].values(), *made[output].values()])
+        for output, spec in specs.items()
+    }
+    everything = [record for by_shard in made.values() for record in by_shard.values()]
+    return CacheOutcome(
+        manifests=manifests,
+        passes=sum(record.passes for record in everything),
+        worker_seconds=sum(record.seconds for record in everything),
+        workers=workers,
+        repaired=repaired,
+    )
 
 
-def _shard_job(plan: Plan, storage: Storage, name: str) -> ShardJob:
-    spec = plan.caches[name]
+def _shard_job(plan: Plan, storage: Storage, *, name: str, specs: SourceCaches) -> ShardJob:
+    resources = plan.experiment.resources
     return ShardJob(
         storage_uri=storage.uri,
-        spec=spec,
+        specs=dict(specs),
         source_name=name,
         source=plan.experiment.sources[name],
         recipe=plan.recipe,
         batch_size=plan.experiment.cache.batch_size,
-        threads=max(1, math.floor(plan.experiment.resources.cpus_per_source_worker)),
-        device=str(spec.numerics["device"]),
+        threads=max(1, math.floor(resources.cpus_per_source_worker)),
+        device="cuda" if resources.gpus_per_source_worker else "cpu",
         packed=plan.packed,
     )
 
 
-def _make_shards(job: ShardJob, shards: list[int], *, need: Resources, workers: int) -> list[ShardRecord]:
-    """Make shards; where workers die, what is missing is made by new ones, a bounded number of times."""
+def _missing(job: ShardJob, *found: Records) -> dict[int, list[str]]:
+    """The outputs that each shard lacks."""
+    missing: dict[int, list[str]] = {}
+    for output, spec in job.specs.items():
+        for shard in range(spec.shards):
+            if not any(shard in records[output] for records in found):
+                missing.setdefault(shard, []).append(output)
+    return missing
+
+
+def _make_shards(job: ShardJob, found: Records, *, need: Resources, workers: int) -> Records:
+    """Make what is not found; where workers die, new ones make what is missing then, a bounded number of times."""
     from ray.exceptions import RayError, RayTaskError  # only inside a session
 
-    made: dict[int, ShardRecord] = {}
-    views = sum(len(job.spec.id_range(shard)) for shard in shards) * job.spec.view_count
+    made: Records = {output: {} for output in job.specs}
+    spec = next(iter(job.specs.values()))
+    views = sum(len(spec.id_range(shard)) for shard in _missing(job, found)) * spec.view_count
+    stage = f"cache of source {job.source_name!r}"
     with Progress(f"cache {job.source_name}", total=views, unit="views") as progress:
         for attempt in range(1, TRIES + 1):
-            todo = [shard for shard in shards if shard not in made]
             try:
-                for record in _mapped(job, todo, need=need, workers=workers):
-                    made[record.shard] = record
-                    progress.advance(record.passes)
+                for shard, records in _mapped(job, _missing(job, found, made), need=need, workers=workers):
+                    for output, record in records.items():
+                        made[output][shard] = record
+                    progress.advance(sum(record.passes for record in records.values()))
                 break
             except RayTaskError as error:  # the code failed, and would fail again
-                raise SsktError(f"cache of source {job.source_name!r}: {_first_cause(error)}") from error
+                raise SsktError(f"{stage}: {_first_cause(error)}") from error
             except RayError as error:
                 if attempt == TRIES:
-                    left = [shard for shard in shards if shard not in made]
+                    left, reason = sorted(_missing(job, found, made)), str(error).strip().splitlines()[0]
                     raise SsktError(
-                        f"cache of source {job.source_name!r}: workers died {TRIES} times, shards {left} are missing: "
-                        f"{str(error).strip().splitlines()[0]}"
+                        f"{stage}: workers died {TRIES} times, shards {left} are missing: {reason}"
                     ) from error
-    return list(made.values())
+    return made
 
 
 def _first_cause(error: Exception) -> str:
@@ -208,27 +161,31 @@ def _first_cause(error: Exception) -> str:
     return told.strip().splitlines()[-1].removeprefix("sskt.errors.SsktError: ")
 
 
-def _mapped(job: ShardJob, shards: list[int], *, need: Resources, workers: int) -> Iterator[ShardRecord]:
-    """Map the plan of shards over a pool of workers; yields records as they come."""
+def _mapped(
+    job: ShardJob, missing: dict[int, list[str]], *, need: Resources, workers: int
+) -> Iterator[tuple[int, dict[str, ShardRecord]]]:
+    """Map the plan of shards over a pool of workers; yields each shard's new records as they come."""
     import ray.data  # only inside a session
 
-    if not shards:
+    if not missing:
         return
     _quiet_ray_data()
-    plan = ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards))
+    rows: list[Any] = [{"shard": shard, "outputs": outputs} for shard, outputs in missing.items()]
+    plan = ray.data.from_items(rows, override_num_blocks=len(rows))
     with warnings.catch_warnings():
         # There is no other way yet to say max_restarts; Ray would restart for ever a worker that dies of its shard.
         warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
-        rows = plan.map(
+        answers = plan.map(
             ShardWriter,
             fn_constructor_args=(job,),
-            compute=ray.data.ActorPoolStrategy(size=min(workers, len(shards))),
+            compute=ray.data.ActorPoolStrategy(size=min(workers, len(rows))),
             num_cpus=need.cpus,
             num_gpus=need.gpus or None,
             max_restarts=0,
         )
-    for row in rows.iter_rows():
-        yield ShardRecord(**row)
+    for answer in answers.iter_rows():
+        records = {output: ShardRecord(**record) for output, record in answer["records"].items()}
+        yield int(answer["shard"]), records
 
 
 def _quiet_ray_data() -> None:

@@ -26,7 +26,7 @@ SMALLEST_SHARD, LARGEST_SHARD, USUAL_SHARDS = 64, 16384, 16
 
 @dataclass(frozen=True, kw_only=True)
 class CacheSpec:
-    """Everything one source says about the views of one dataset. Any difference is another cache."""
+    """One output of one source for the views of one dataset. Any difference is another cache."""
 
     source: dict[str, Any]
     dataset: str
@@ -34,8 +34,9 @@ class CacheSpec:
     view_count: int
     rows: int
     """Samples labelled: the pool, ids 0..rows-1."""
-    widths: dict[str, int]
-    """Values per view of each output."""
+    output: str
+    width: int
+    """Values per view."""
     encoding: str
     numerics: dict[str, Any]
 
@@ -67,9 +68,10 @@ class CacheSpec:
         """The sample ids a shard owns."""
         return range(shard * self.shard_rows, min((shard + 1) * self.shard_rows, self.rows))
 
-    def row_bytes(self, output: str) -> int:
-        """Stored bytes of one output for all views of one sample."""
-        return self.view_count * get_encoding(self.encoding).row_bytes(self.widths[output])
+    @property
+    def row_bytes(self) -> int:
+        """Stored bytes for all views of one sample."""
+        return self.view_count * get_encoding(self.encoding).row_bytes(self.width)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +83,7 @@ class ShardRecord:
     bytes: int
     sha256: str
     passes: int
-    """Images that went through the source for it."""
+    """Images that went through the source for it; where one pass made several outputs, all but one say 0."""
     seconds: float
     """Time the source took for them."""
 
@@ -123,18 +125,17 @@ def record_key(spec: CacheSpec, shard: int) -> str:
 
 
 def commit_shard(
-    storage: Storage, spec: CacheSpec, *, shard: int, outputs: dict[str, np.ndarray], seconds: float
+    storage: Storage, spec: CacheSpec, *, shard: int, payload: np.ndarray, passes: int, seconds: float
 ) -> ShardRecord:
-    """Publish a shard, read it back, then record it. outputs: uint8 [rows, M * bytes] by name."""
-    data = _to_parquet(spec, shard, outputs)
+    """Publish a shard, read it back, then record it. payload: uint8 [rows, M * bytes]."""
+    data = _to_parquet(spec, shard, payload)
     storage.write(shard_key(spec, shard), data)
-    rows = len(spec.id_range(shard))
     record = ShardRecord(
         shard=shard,
-        rows=rows,
+        rows=len(payload),
         bytes=len(data),
         sha256=hashlib.sha256(data).hexdigest(),
-        passes=rows * spec.view_count,
+        passes=passes,
         seconds=round(seconds, 4),
     )
     read_shard(storage, spec, record)
@@ -180,17 +181,14 @@ def load_manifest(storage: Storage, spec: CacheSpec) -> CacheManifest | None:
     return manifest
 
 
-def read_cache(storage: Storage, spec: CacheSpec, manifest: CacheManifest) -> dict[str, np.ndarray]:
-    """Read and verify every shard. Returns uint8 [rows, M, bytes] by output name."""
+def read_cache(storage: Storage, spec: CacheSpec, manifest: CacheManifest) -> np.ndarray:
+    """Read and verify every shard. Returns uint8 [rows, M, bytes]."""
     parts = [read_shard(storage, spec, record) for record in manifest.shards]
-    return {
-        name: np.concatenate([part[name] for part in parts]).reshape(spec.rows, spec.view_count, -1)
-        for name in spec.widths
-    }
+    return np.concatenate(parts).reshape(spec.rows, spec.view_count, -1)
 
 
-def read_shard(storage: Storage, spec: CacheSpec, record: ShardRecord) -> dict[str, np.ndarray]:
-    """Read a shard and check it against its record: uint8 [rows, M * bytes] by output name."""
+def read_shard(storage: Storage, spec: CacheSpec, record: ShardRecord) -> np.ndarray:
+    """Read a shard and check it against its record: uint8 [rows, M * bytes]."""
     where = f"cache {spec.id}, shard {record.shard}"
     data = storage.read(shard_key(spec, record.shard))
     if data is None:
@@ -203,24 +201,18 @@ def read_shard(storage: Storage, spec: CacheSpec, record: ShardRecord) -> dict[s
     if stated != expected:
         differing = ", ".join(name for name in expected if stated.get(name) != expected[name])
         raise DamagedError(f"{where}: the file says it is another shard ({differing} differ)")
-    return {name: _rows(table.column(name), spec.row_bytes(name)) for name in spec.widths}
+    return _rows(table.column(spec.output), spec.row_bytes)
 
 
-def _to_parquet(spec: CacheSpec, shard: int, outputs: dict[str, np.ndarray]) -> bytes:
-    columns = [
-        pa.FixedSizeBinaryArray.from_buffers(
-            pa.binary(spec.row_bytes(name)), len(rows), [None, pa.py_buffer(np.ascontiguousarray(rows))]
-        )
-        for name, rows in outputs.items()
-    ]
-    schema = pa.schema(
-        [pa.field(name, column.type, nullable=False) for name, column in zip(outputs, columns, strict=True)],
-        metadata={"sskt": canonical(_statement(spec, shard))},
-    )
+def _to_parquet(spec: CacheSpec, shard: int, payload: np.ndarray) -> bytes:
+    buffer = pa.py_buffer(np.ascontiguousarray(payload))
+    column = pa.FixedSizeBinaryArray.from_buffers(pa.binary(spec.row_bytes), len(payload), [None, buffer])
+    field = pa.field(spec.output, column.type, nullable=False)
+    schema = pa.schema([field], metadata={"sskt": canonical(_statement(spec, shard))})
     sink = pa.BufferOutputStream()
-    table = pa.Table.from_arrays(columns, schema=schema)
+    table = pa.Table.from_arrays([column], schema=schema)
     pq.write_table(table, sink, compression="none", use_dictionary=False, write_statistics=False)
-    return sink.getvalue().to_pybytes()
+    return bytes(sink.getvalue())
 
 
 def _statement(spec: CacheSpec, shard: int) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What an experiment amounts to: its packed data, its sources, its caches, its trials, each with an id."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -17,6 +17,9 @@ from sskt.networks import build_target
 from sskt.sources import Source, load_source
 from sskt.views import Recipe, make_recipe
 
+SourceCaches = dict[str, CacheSpec]
+"""The caches of one source, by output."""
+
 SEMANTICS = 1
 """Part of every run key; raised when the same settings begin to mean another training."""
 
@@ -27,6 +30,8 @@ class PlannedTrial:
 
     trial: Trial
     run_key: str
+    spec: dict[str, Any]
+    """All that its outcome depends on, in plain values; the run key is the hash of it."""
     needs: Needs
     facts: Facts
 
@@ -39,7 +44,8 @@ class Plan:
     packed: PackedDataset
     recipe: Recipe
     sources: dict[str, Source]
-    caches: dict[str, CacheSpec]
+    caches: dict[str, SourceCaches]
+    """By source: every output that could be asked for."""
     taps: dict[str, tuple[int, ...]]
     """Channels of the taps of every target of the experiment, by its settings."""
 
@@ -48,10 +54,14 @@ class Plan:
         """All trials, checked against what is known of data and sources."""
         return [self._planned(trial) for trial in self.experiment.trials()]
 
-    def caches_for(self, trials: Sequence[PlannedTrial]) -> dict[str, CacheSpec]:
-        """The caches that some trials read."""
-        names = {name for planned in trials if planned.needs.outputs for name in planned.trial.sources}
-        return {name: spec for name, spec in self.caches.items() if name in names}
+    def caches_for(self, trials: Sequence[PlannedTrial]) -> dict[str, SourceCaches]:
+        """The caches that some trials read: the union of what their methods need, by source."""
+        read: dict[str, SourceCaches] = {}
+        for planned in trials:
+            for name in planned.trial.sources if planned.needs.outputs else ():
+                for output in planned.needs.outputs:
+                    read.setdefault(name, {})[output] = self.caches[name][output]
+        return read
 
     def _planned(self, trial: Trial) -> PlannedTrial:
         method = get_method(trial.method)
@@ -67,22 +77,20 @@ class Plan:
         except InputError as error:
             raise InputError(f"methods: {trial.label!r}: {error}") from error
         needs = method.needs(trial.options)
-        spec = trial_spec(trial) | {
+        spec = {
+            "trial": {name: value for name, value in vars(trial).items() if name != "label"},  # only a name
             "semantics": SEMANTICS,
             "torch": torch_version(),
             "dataset": self.packed.fingerprint,
             "views": self.recipe.identity() | {"count": self.experiment.views.count},
             "sources": [self._source_id(name, needs) for name in trial.sources],
         }
-        return PlannedTrial(trial=trial, run_key=digest(spec), needs=needs, facts=facts)
+        return PlannedTrial(trial=trial, run_key=digest(spec), spec=plain(spec), needs=needs, facts=facts)
 
     def _source_id(self, name: str, needs: Needs) -> Any:
-        return [name, self.caches[name].id if needs.outputs else self.sources[name].identity()]
-
-
-def trial_spec(trial: Trial) -> dict[str, Any]:
-    """What a trial's outcome depends on beside data and sources, in plain values; its label is only a name."""
-    return plain({name: value for name, value in vars(trial).items() if name != "label"})
+        if not needs.outputs:
+            return [name, self.sources[name].identity()]
+        return [name, *(self.caches[name][output].id for output in needs.outputs)]
 
 
 def torch_version() -> str:
@@ -96,7 +104,7 @@ def make_plan(experiment: Experiment, packed: PackedDataset) -> Plan:
     used = {name for trial in experiment.trials() for name in trial.sources}
     sources = {name: load_source(name, settings) for name, settings in experiment.sources.items() if name in used}
     caches = {
-        name: _cache_spec(experiment, packed=packed, recipe=recipe, source=source) for name, source in sources.items()
+        name: _cache_specs(experiment, packed=packed, recipe=recipe, source=source) for name, source in sources.items()
     }
     taps = _targets_taps(experiment, packed)
     plan = Plan(experiment=experiment, packed=packed, recipe=recipe, sources=sources, caches=caches, taps=taps)
@@ -115,20 +123,28 @@ def _targets_taps(experiment: Experiment, packed: PackedDataset) -> dict[str, tu
     return taps
 
 
-def _cache_spec(experiment: Experiment, *, packed: PackedDataset, recipe: Recipe, source: Source) -> CacheSpec:
-    device = "cuda" if experiment.resources.gpus_per_source_worker else "cpu"
-    return CacheSpec(
+def _cache_specs(experiment: Experiment, *, packed: PackedDataset, recipe: Recipe, source: Source) -> SourceCaches:
+    widths = {"logits": source.classes, "embedding": source.embedding_dim}
+    known = CacheSpec(
         source=source.identity(),
         dataset=packed.fingerprint,
         views=recipe.identity(),
         view_count=experiment.views.count,
         rows=packed.pool,
-        widths={"logits": source.classes},
+        output="",
+        width=0,
         encoding=experiment.cache.encoding,
-        numerics={
-            "device": device,
-            "dtype": "float32",
-            "batch_size": experiment.cache.batch_size,
-            "torch": torch_version(),
-        },
+        numerics=_numerics(experiment),
     )
+    return {output: replace(known, output=output, width=width) for output, width in widths.items()}
+
+
+def _numerics(experiment: Experiment) -> dict[str, Any]:
+    """What floating point results depend on beside the numbers."""
+    device = "cuda" if experiment.resources.gpus_per_source_worker else "cpu"
+    return {
+        "device": device,
+        "dtype": "float32",
+        "batch_size": experiment.cache.batch_size,
+        "torch": torch_version(),
+    }

@@ -96,8 +96,8 @@ def _compare_rows(rows: dict[str, Row], plan: Plan) -> None:
 
 
 def _cost(plan: Plan, storage: Storage, results: list[Result]) -> Cost:
-    read = plan.caches_for(plan.trials)
-    manifests = [manifest for spec in read.values() if (manifest := load_manifest(storage, spec)) is not None]
+    read = [spec for specs in plan.caches_for(plan.trials).values() for spec in specs.values()]
+    manifests = [manifest for spec in read if (manifest := load_manifest(storage, spec)) is not None]
     return Cost(
         trials=len(results),
         training_seconds=sum(result["seconds"] for result in results),

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from cluster.resources import concurrency, local_limits
 from cluster.session import is_local, start_session
 from cluster.storage import Storage, StorageError, open_storage
@@ -36,7 +38,7 @@ class Stages:
     def __post_init__(self) -> None:
         if is_local():  # what can never fit is refused now
             for need in (self.experiment.resources.trial, self.experiment.resources.source_worker):
-                concurrency(local_limits(), need)
+                concurrency(local_limits(gpus=torch.cuda.device_count()), need)
         try:
             self.storage: Storage = open_storage(self.experiment.storage)
         except StorageError as error:
@@ -54,14 +56,15 @@ class Stages:
 
     def cache(self, plan: Plan, *, trials: list[PlannedTrial] | None = None) -> dict[str, CacheOutcome]:
         """Make what is missing of the caches that some trials read (all trials for None)."""
-        specs = plan.caches_for(plan.trials if trials is None else trials)
-        outcomes = ensure_caches(plan, self.storage, specs=specs)
+        wanted = plan.caches_for(plan.trials if trials is None else trials)
+        outcomes = ensure_caches(plan, self.storage, wanted=wanted)
         for name, outcome in outcomes.items():
             for damage in outcome.repaired:
                 self.say(f"cache   {name}: made again: {damage}")
             how = f"{outcome.passes} source passes" if outcome.passes else "found, 0 source passes"
-            size = outcome.manifest.bytes / 1e6
-            self.say(f"cache   {name}: {how}; {size:.2f} MB, content {outcome.manifest.content} [{specs[name].id}]")
+            for output, manifest in outcome.manifests.items():
+                told = f"{manifest.bytes / 1e6:.2f} MB, content {manifest.content} [{manifest.id}]"
+                self.say(f"cache   {name} {output}: {how}; {told}")
         return outcomes
 
     def sweep(self, plan: Plan) -> SweepOutcome:

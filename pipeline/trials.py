@@ -17,7 +17,7 @@ from cluster.storage import Storage, open_storage
 from pipeline.checkpoints import Checkpoints
 from pipeline.labels import load_manifest, read_cache
 from pipeline.packed import read_packed
-from pipeline.plan import Plan, PlannedTrial, trial_spec
+from pipeline.plan import Plan, PlannedTrial
 from pipeline.results import Result, read_result, write_result
 from pipeline.tensors import as_tensor
 from sskt.encodings import get_encoding
@@ -66,12 +66,13 @@ class Process:
 def gather_materials(plan: Plan, storage: Storage, trials: list[PlannedTrial]) -> Materials:
     """Read and verify everything some trials train from. The caches have to be whole."""
     packed = read_packed(plan.packed, storage)
-    payload = {}
-    for name, spec in plan.caches_for(trials).items():
-        manifest = load_manifest(storage, spec)
-        if manifest is None:
-            raise DamagedError(f"cache {spec.id} of source {name!r} is not whole; run `cache`")
-        payload[name] = read_cache(storage, spec, manifest)
+    payload: dict[str, dict[str, np.ndarray]] = {}
+    for name, specs in plan.caches_for(trials).items():
+        for output, spec in specs.items():
+            manifest = load_manifest(storage, spec)
+            if manifest is None:
+                raise DamagedError(f"cache {spec.id} of source {name!r} is not whole; run `cache`")
+            payload.setdefault(name, {})[output] = read_cache(storage, spec, manifest)
     return Materials(
         images=packed.images,
         labels=packed.labels,
@@ -135,7 +136,8 @@ def make_feed(planned: PlannedTrial, materials: Materials, process: Process) -> 
     outputs: dict[str, SourceOutputs] = {}
     if planned.needs.outputs:
         for name in trial.sources:
-            payload = {output: as_tensor(rows).to(process.device) for output, rows in materials.payload[name].items()}
+            rows = materials.payload[name]
+            payload = {output: as_tensor(rows[output]).to(process.device) for output in planned.needs.outputs}
             outputs[name] = CachedOutputs(payload, get_encoding(materials.encoding))
     return ResidentFeed(
         images.to(process.device),
@@ -173,7 +175,7 @@ def describe(
     return {
         "run_key": planned.run_key,
         "label": planned.trial.label,
-        "spec": trial_spec(planned.trial),
+        "spec": planned.spec,
         "test_accuracy": test,
         "validation_accuracy": progress.history[-1]["validation_accuracy"],
         "best_epoch": best["epoch"],

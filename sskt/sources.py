@@ -39,8 +39,10 @@ class Source:
     def identity(self) -> dict[str, object]:
         """Everything that its outputs depend on, in plain values; where its weights came from is no part of it."""
         values = asdict(self.network.preprocess.values)
+        blueprint = self.network.blueprint
         return {
-            "network": type(self.network.network).__name__,
+            "architecture": blueprint.architecture if blueprint else type(self.network.network).__name__,
+            "options": dict(blueprint.options) if blueprint else {},
             "weights": fingerprint(self.network.network),
             "classes": self.classes,
             "preprocessing": values | {"mean": list(values["mean"]), "std": list(values["std"])},

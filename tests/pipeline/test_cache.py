@@ -13,6 +13,10 @@ from tests import fragile
 pytestmark = pytest.mark.usefixtures("ray_session")
 
 
+def logits_of(plan):
+    return {name: {"logits": specs["logits"]} for name, specs in plan.caches.items()}
+
+
 @pytest.fixture
 def prepared(experiment_file):
     stages = Stages(load_experiment(str(experiment_file), changes=["cache.encoding=fp32"]), lambda line: None)
@@ -21,10 +25,10 @@ def prepared(experiment_file):
 
 def test_the_cache_holds_what_the_source_says_of_every_view(prepared):
     plan, storage = prepared
-    spec = plan.caches["wise"]
-    outcome = ensure_caches(plan, storage, specs=plan.caches)["wise"]
-    assert outcome.passes == spec.rows * spec.view_count == outcome.manifest.passes
-    cached = read_cache(storage, spec, outcome.manifest)["logits"].view(np.float32)
+    spec = plan.caches["wise"]["logits"]
+    outcome = ensure_caches(plan, storage, wanted=logits_of(plan))["wise"]
+    assert outcome.passes == spec.rows * spec.view_count == outcome.manifests["logits"].passes
+    cached = read_cache(storage, spec, outcome.manifests["logits"]).view(np.float32)
     images = torch.from_numpy(read_packed(plan.packed, storage).images)
     for sample, view in ((0, 0), (1, 2), (63, 1), (64, 0), (spec.rows - 1, 2)):
         ids, views = torch.tensor([sample]), torch.tensor([view])
@@ -35,36 +39,58 @@ def test_the_cache_holds_what_the_source_says_of_every_view(prepared):
 
 def test_what_is_there_is_found_and_what_is_not_is_made(prepared):
     plan, storage = prepared
-    spec = plan.caches["wise"]
-    first = ensure_caches(plan, storage, specs=plan.caches)["wise"]
-    again = ensure_caches(plan, storage, specs=plan.caches)["wise"]
-    assert (again.passes, again.manifest) == (0, first.manifest)
+    spec = plan.caches["wise"]["logits"]
+    first = ensure_caches(plan, storage, wanted=logits_of(plan))["wise"]
+    again = ensure_caches(plan, storage, wanted=logits_of(plan))["wise"]
+    assert (again.passes, again.manifests["logits"]) == (0, first.manifests["logits"])
     storage.delete(shard_key(spec, 1))
     storage.delete(record_key(spec, 1))
     storage.delete(f"{spec.prefix}/manifest.json")
-    repaired = ensure_caches(plan, storage, specs=plan.caches)["wise"]
+    repaired = ensure_caches(plan, storage, wanted=logits_of(plan))["wise"]
     assert repaired.passes == len(spec.id_range(1)) * spec.view_count
-    assert repaired.manifest.content == first.manifest.content
+    assert repaired.manifests["logits"].content == first.manifests["logits"].content
 
 
 def test_a_damaged_shard_alone_is_made_again(prepared):
     plan, storage = prepared
-    spec = plan.caches["wise"]
-    first = ensure_caches(plan, storage, specs=plan.caches)["wise"]
+    spec = plan.caches["wise"]["logits"]
+    first = ensure_caches(plan, storage, wanted=logits_of(plan))["wise"]
     data = bytearray(storage.read(shard_key(spec, 0)))
     data[len(data) // 2] ^= 4
     storage.write(shard_key(spec, 0), bytes(data))
-    repaired = ensure_caches(plan, storage, specs=plan.caches)["wise"]
+    repaired = ensure_caches(plan, storage, wanted=logits_of(plan))["wise"]
     assert repaired.passes == len(spec.id_range(0)) * spec.view_count
-    assert repaired.manifest.content == first.manifest.content
+    assert repaired.manifests["logits"].content == first.manifests["logits"].content
     (damage,) = repaired.repaired
     assert damage.startswith(f"cache {spec.id}, shard 0: sha256 differs from its record")
-    assert load_manifest(storage, spec) == repaired.manifest
+    assert load_manifest(storage, spec) == repaired.manifests["logits"]
+
+
+def test_another_output_leaves_what_exists_and_both_can_come_from_one_pass(prepared, tmp_path):
+    plan, storage = prepared
+    spec = plan.caches["wise"]["logits"]
+    views = spec.rows * spec.view_count
+    first = ensure_caches(plan, storage, wanted=logits_of(plan))["wise"]
+    written = (tmp_path / "store" / shard_key(spec, 0)).stat().st_mtime_ns
+    both = ensure_caches(plan, storage, wanted=plan.caches)["wise"]
+    assert both.passes == views
+    assert (tmp_path / "store" / shard_key(spec, 0)).stat().st_mtime_ns == written
+    assert both.manifests["logits"] == first.manifests["logits"]
+    for name in plan.caches["wise"]:
+        storage.delete(f"{plan.caches['wise'][name].prefix}/manifest.json")
+        for shard in range(spec.shards):
+            storage.delete(record_key(plan.caches["wise"][name], shard))
+    together = ensure_caches(plan, storage, wanted=plan.caches)["wise"]
+    assert together.passes == views
+    contents = {output: manifest.content for output, manifest in both.manifests.items()}
+    assert {output: manifest.content for output, manifest in together.manifests.items()} == contents
+    embedding = read_cache(storage, plan.caches["wise"]["embedding"], together.manifests["embedding"])
+    assert embedding.shape == (spec.rows, spec.view_count, 4 * plan.sources["wise"].embedding_dim)
 
 
 def test_no_source_no_cache(prepared):
     plan, storage = prepared
-    assert ensure_caches(plan, storage, specs={}) == {}
+    assert ensure_caches(plan, storage, wanted={}) == {}
 
 
 def fragile_plan(experiment_file, tmp_path, function, *, lives):
@@ -86,18 +112,20 @@ def fragile_plan(experiment_file, tmp_path, function, *, lives):
 
 def test_a_worker_that_dies_is_replaced(experiment_file, tmp_path):
     plan, storage = fragile_plan(experiment_file, tmp_path, "dying", lives=1)
-    outcome = ensure_caches(plan, storage, specs=plan.caches)["wise"]
+    outcome = ensure_caches(plan, storage, wanted=logits_of(plan))["wise"]
     assert list((tmp_path / "lives").iterdir()) == []
-    assert [record.shard for record in outcome.manifest.shards] == list(range(plan.caches["wise"].shards))
+    assert [record.shard for record in outcome.manifests["logits"].shards] == list(
+        range(plan.caches["wise"]["logits"].shards)
+    )
 
 
 def test_workers_that_always_die_end_the_stage_with_its_reason(experiment_file, tmp_path):
     plan, storage = fragile_plan(experiment_file, tmp_path, "dying", lives=20)
     with pytest.raises(SsktError, match=r"cache of source 'wise': workers died 3 times, shards \[0, 1\] are missing"):
-        ensure_caches(plan, storage, specs=plan.caches)
+        ensure_caches(plan, storage, wanted=logits_of(plan))
 
 
 def test_a_source_that_fails_ends_the_stage_with_its_reason(experiment_file, tmp_path):
     plan, storage = fragile_plan(experiment_file, tmp_path, "broken", lives=0)
     with pytest.raises(SsktError, match=r"cache of source 'wise': shard \d: ArithmeticError: the network is broken"):
-        ensure_caches(plan, storage, specs=plan.caches)
+        ensure_caches(plan, storage, wanted=logits_of(plan))

@@ -27,20 +27,25 @@ SPEC = CacheSpec(
     views={"operations": [], "seed": 0},
     view_count=3,
     rows=150,
-    widths={"logits": 10},
+    output="logits",
+    width=10,
     encoding="fp16",
     numerics={"device": "cpu"},
 )
 
 
-def payload(spec: CacheSpec, shard: int) -> dict[str, np.ndarray]:
-    generator = np.random.default_rng(shard)
+def payload(spec: CacheSpec, shard: int) -> np.ndarray:
     rows = len(spec.id_range(shard))
-    return {name: generator.integers(0, 256, (rows, spec.row_bytes(name)), dtype=np.uint8) for name in spec.widths}
+    return np.random.default_rng(shard).integers(0, 256, (rows, spec.row_bytes), dtype=np.uint8)
+
+
+def commit(storage: FolderStorage, spec: CacheSpec, shard: int):
+    rows = payload(spec, shard)
+    return commit_shard(storage, spec, shard=shard, payload=rows, passes=3 * len(rows), seconds=0.1)
 
 
 def write_cache(storage: FolderStorage, spec: CacheSpec = SPEC):
-    records = [commit_shard(storage, spec, shard=s, outputs=payload(spec, s), seconds=0.1) for s in range(spec.shards)]
+    records = [commit(storage, spec, shard) for shard in range(spec.shards)]
     return finish_cache(storage, spec, records)
 
 
@@ -58,9 +63,9 @@ def test_what_was_written_is_read(tmp_path):
     storage = FolderStorage(str(tmp_path))
     manifest = write_cache(storage)
     assert load_manifest(storage, SPEC) == manifest
-    read = read_cache(storage, SPEC, manifest)["logits"]
+    read = read_cache(storage, SPEC, manifest)
     assert read.shape == (150, 3, 20)
-    expected = np.concatenate([payload(SPEC, shard)["logits"] for shard in range(SPEC.shards)])
+    expected = np.concatenate([payload(SPEC, shard) for shard in range(SPEC.shards)])
     np.testing.assert_array_equal(read.reshape(150, 60), expected)
     assert (manifest.passes, manifest.bytes) == (450, sum(record.bytes for record in manifest.shards))
 
@@ -89,7 +94,8 @@ def test_any_difference_is_another_cache(field):
         "views": {"operations": [], "seed": 1},
         "view_count": 4,
         "rows": 151,
-        "widths": {"logits": 11},
+        "output": "embedding",
+        "width": 11,
         "encoding": "fp32",
         "numerics": {"device": "cuda"},
     }
@@ -128,7 +134,7 @@ def test_a_missing_shard_is_found(tmp_path):
 
 def test_a_cache_is_whole_only_with_all_its_records(tmp_path):
     storage = FolderStorage(str(tmp_path))
-    records = [commit_shard(storage, SPEC, shard=s, outputs=payload(SPEC, s), seconds=0.1) for s in (0, 2)]
+    records = [commit(storage, SPEC, shard) for shard in (0, 2)]
     with pytest.raises(DamagedError, match="2 of 3 shards have a record"):
         finish_cache(storage, SPEC, records)
     assert load_manifest(storage, SPEC) is None

@@ -76,9 +76,13 @@ def test_a_mistake_starts_no_ray(experiment_file):
     assert "did you mean 'wise'?" in done.stderr
 
 
-def test_more_than_the_machine_has_is_refused(experiment_file, capsys):
-    assert main(["sweep", str(experiment_file), "--set", "resources.cpus_per_trial=999"]) == 2
-    assert "needs 999 CPUs" in capsys.readouterr().err
+@pytest.mark.parametrize("resource", ["cpus", "gpus"])
+@pytest.mark.parametrize("work", ["trial", "source_worker"])
+def test_more_than_the_machine_has_is_refused(experiment_file, capsys, resource, work):
+    assert main(["sweep", str(experiment_file), "--set", f"resources.{resource}_per_{work}=999"]) == 2
+    told = capsys.readouterr()
+    assert "999" in told.err
+    assert told.out == ""
 
 
 def test_no_verb_and_no_file_are_explained():

@@ -57,7 +57,7 @@ def test_what_changes_only_the_labels_leaves_scratch_alone(experiment_file):
 
 def test_only_sources_that_are_read_get_a_cache(experiment_file):
     plan = plan_of(experiment_file)
-    assert list(plan.caches_for(plan.trials)) == ["wise"]
+    assert {name: list(specs) for name, specs in plan.caches_for(plan.trials).items()} == {"wise": ["logits"]}
     assert plan.caches_for(plan.trials[:2]) == {}
     experiment_file.write_text(experiment_file.read_text().replace(TAUGHT, "method: finetune, sources: [wise]"))
     plan = plan_of(experiment_file)
@@ -66,7 +66,7 @@ def test_only_sources_that_are_read_get_a_cache(experiment_file):
 
 def test_a_cache_is_that_of_the_pool_alone(experiment_file):
     plan = plan_of(experiment_file)
-    assert plan.caches["wise"].rows == plan.packed.pool == 180 - plan.packed.validation - plan.packed.test
+    assert plan.caches["wise"]["logits"].rows == plan.packed.pool == 180 - plan.packed.validation - plan.packed.test
 
 
 def test_impossible_combinations_are_refused(experiment_file):
@@ -84,8 +84,8 @@ def test_impossible_combinations_are_refused(experiment_file):
 
 def test_another_weight_is_another_cache(experiment_file):
     plan = plan_of(experiment_file)
-    before = plan.caches["wise"].id
+    before = plan.caches["wise"]["logits"].id
     plan.sources["wise"].network.network.state_dict()["fc.bias"][0] += 1e-3
-    changed = dataclasses.replace(plan.caches["wise"], source=plan.sources["wise"].identity())
+    changed = dataclasses.replace(plan.caches["wise"]["logits"], source=plan.sources["wise"].identity())
     assert changed.id != before
-    assert make_plan(plan.experiment, plan.packed).caches["wise"].id == before
+    assert make_plan(plan.experiment, plan.packed).caches["wise"]["logits"].id == before

@@ -80,3 +80,39 @@ def test_a_diverged_training_is_one_error_on_all_processes(experiment_file):
     with pytest.raises(SsktError, match="no longer finite in epoch 1"):
         run_train(plan.trials[2], materials, need=NEED, workers=2)
     assert "no longer finite" in read_failure(storage, plan.trials[2].run_key)
+
+
+@pytest.mark.parametrize("runner", ["tune", "train"])
+def test_a_process_that_dies_is_replaced_and_goes_on_from_the_checkpoint(experiment_file, tmp_path, runner):
+    lives = tmp_path / "lives"
+    lives.mkdir()
+    text = experiment_file.read_text().replace("{width: 4}", f"{{lives: {lives}}}")
+    experiment_file.write_text(text.replace("architecture: small_cnn", "architecture: 'tests.fragile:mortal'"))
+    plan, storage, materials = prepared(experiment_file)
+    planned = plan.trials[2]
+    whole = run_plain(planned, materials, need=NEED)
+    forget(storage, plan)
+    (lives / "life-0").touch()
+    if runner == "tune":
+        run_tune([planned], materials, need=NEED, at_once=1, tell=lambda finished: None)
+    else:
+        run_train(planned, materials, need=NEED, workers=1)
+    assert list(lives.iterdir()) == []
+    resumed = read_result(storage, planned.run_key)
+    assert resumed["history"] == whole["history"]
+    assert resumed["training_seconds"] > 0
+
+
+def test_a_trial_whose_process_always_dies_is_reported_and_does_not_end_the_others(experiment_file, tmp_path):
+    lives = tmp_path / "lives"
+    lives.mkdir()
+    for number in range(9):
+        (lives / f"life-{number}").touch()
+    text = experiment_file.read_text().replace("{width: 4}", f"{{lives: {lives}}}").replace("epochs: 3", "epochs: 9")
+    experiment_file.write_text(text.replace("architecture: small_cnn", "architecture: 'tests.fragile:mortal'"))
+    plan, storage, materials = prepared(experiment_file)
+    finished = []
+    run_tune(plan.trials[:1], materials, need=NEED, at_once=1, tell=finished.append)
+    assert len(list(lives.iterdir())) == 9 - 2
+    assert finished[0].failure
+    assert "after 2 tries" in read_failure(storage, plan.trials[0].run_key)

@@ -35,11 +35,11 @@ def undisturbed(tmp_path_factory, pictures, source_file):
 
 def test_the_second_sweep_finds_everything_and_runs_no_source(undisturbed):
     file, first = undisturbed
-    assert "cache   wise: 324 source passes;" in first
+    assert "cache   wise logits: 324 source passes;" in first
     assert "sweep   0 trials found, 4 done now" in first
     code, again = finish("sweep", str(file))
     assert code == 0
-    assert "cache   wise: found, 0 source passes;" in again
+    assert "cache   wise logits: found, 0 source passes;" in again
     assert "sweep   4 trials found, 0 done now" in again
     assert table(again) == table(first)
     for noise in ("Traceback", "WARNING", "Warning", "core_worker"):

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from cluster.resources import Resources
-from pipeline.cache import ShardJob, label_shard
+from pipeline.canonical import digest
 from pipeline.experiment import load_experiment
-from pipeline.labels import commit_shard, finish_cache
-from pipeline.packed import read_packed
+from pipeline.labels import finish_cache
 from pipeline.results import read_result
 from pipeline.runners import run_plain
+from pipeline.shards import ShardJob, make_shard
 from pipeline.stages import Stages
 from pipeline.trials import Process, gather_materials, make_feed, make_method, network_key, run_trial
 from sskt.errors import DamagedError
@@ -23,17 +23,14 @@ def prepared(file, *changes):
     """A plan whose caches were made here, without Ray."""
     stages = Stages(load_experiment(str(file), changes=changes), lambda line: None)
     plan = stages.pack()
-    images = torch.from_numpy(read_packed(plan.packed, stages.storage).images)
-    for name, spec in plan.caches.items():
+    for name, specs in plan.caches_for(plan.trials).items():
         job = ShardJob(
-            storage_uri=stages.storage.uri, spec=spec, source_name=name, source=plan.experiment.sources[name],
+            storage_uri=stages.storage.uri, specs=specs, source_name=name, source=plan.experiment.sources[name],
             recipe=plan.recipe, batch_size=64, threads=1, device="cpu", packed=plan.packed,
         )  # fmt: skip
-        records = []
-        for shard in range(spec.shards):
-            outputs = label_shard(plan.sources[name], images[spec.id_range(shard)], job=job, shard=shard)
-            records.append(commit_shard(stages.storage, spec, shard=shard, outputs=outputs, seconds=1.0))
-        finish_cache(stages.storage, spec, records)
+        for spec in specs.values():
+            shards = [make_shard(plan.sources[name], job, shard=s, outputs=(spec.output,)) for s in range(spec.shards)]
+            finish_cache(stages.storage, spec, [records[spec.output] for records in shards])
     return plan, stages.storage
 
 
@@ -51,7 +48,7 @@ def test_the_first_step_from_the_cache_is_that_of_a_live_source(experiment_file,
         method.train(mode=True)
         batch = feed.batch(0)
         losses.append(method.step(batch)["loss"].item())
-    assert plan.sources["wise"].passes == len(batch.ids) + plan.caches["wise"].rows * 3
+    assert plan.sources["wise"].passes == len(batch.ids) + plan.packed.pool * 3
     assert abs(losses[0] - losses[1]) < bound
 
 
@@ -62,8 +59,11 @@ def test_a_result_says_what_was_trained_and_how(experiment_file):
     result = run_plain(planned, materials, need=Resources(1))
     assert read_result(storage, planned.run_key) == result
     assert [metrics["epoch"] for metrics in result["history"]] == [1, 2, 3]
-    assert result["spec"]["training"]["labels_per_class"] == 8
-    assert result["spec"]["options"]["learn_from"] == "all"
+    assert result["spec"]["trial"]["training"]["labels_per_class"] == 8
+    assert result["spec"]["trial"]["options"]["learn_from"] == "all"
+    assert result["spec"]["dataset"] == plan.packed.fingerprint
+    assert result["spec"]["sources"] == [["wise", plan.caches["wise"]["logits"].id]]
+    assert digest(result["spec"]) == planned.run_key
     assert result["label_rows"] == 3 * 4 * 32
     assert set(result["versions"]) == {"torch", "python", "device", "commit"}
     assert result["test_accuracy"] > 40

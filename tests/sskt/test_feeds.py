@@ -1,7 +1,7 @@
 import torch
 
 from sskt.datasets import UNLABELLED
-from sskt.encodings import get_encoding
+from sskt.encodings import encode_output, get_encoding
 from sskt.feeds import CachedOutputs, IndexStream, LiveOutputs, Share, labelled_ids
 from tests.sskt.learning import CLASSES, RECIPE, VIEWS, feed, image_set, source, training
 
@@ -84,7 +84,7 @@ def test_a_live_and_a_cached_source_fill_the_same_field_alike():
     views = torch.arange(VIEWS).repeat(36)
     logits = wise.outputs(RECIPE.apply(images.images[ids], ids=ids, views=views), ("logits",))["logits"]
     for encoding, tolerance in (("fp32", 1e-5), ("fp16", 1e-2)):
-        payload = get_encoding(encoding).encode(logits).view(36, VIEWS, -1)
+        payload = encode_output("logits", logits, get_encoding(encoding)).view(36, VIEWS, -1)
         cached = {"wise": CachedOutputs({"logits": payload}, get_encoding(encoding))}
         live = {"wise": LiveOutputs(wise, ("logits",))}
         from_cache = feed(training(), pool=True, outputs=cached).batch(1).outputs["wise"]["logits"]

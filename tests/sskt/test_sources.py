@@ -92,7 +92,7 @@ def test_unknown_outputs_are_listed_before_anything_runs():
 def test_identity_is_plain_and_knows_what_outputs_depend_on():
     identity = Source("digits", make_network()).identity()
     assert json.loads(json.dumps(identity)) == identity
-    assert identity["network"] == "SmallCNN"
+    assert (identity["architecture"], identity["options"]) == ("small_cnn", {"width": 4})
     assert identity["classes"] == 5
     assert identity["preprocessing"] == {"channels": 1, "size": None, "mean": [0.3], "std": [0.4]}
     assert Source("another name", make_network()).identity() == identity
