@@ -94,7 +94,10 @@ class Method(ABC):
 
     @abstractmethod
     def step(self, batch: Batch) -> dict[str, Tensor]:
-        """Learn from one batch; return the loss and its parts, detached."""
+        """Learn from one batch; return, detached, `loss` and the parts it is the sum of.
+
+        What is worth watching beside them has a name that starts with `watch/`.
+        """
 
     @abstractmethod
     def predict(self, images: Tensor) -> Tensor:
