@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from cluster.resources import ResourceError
 from cluster.storage import StorageError
+from pipeline.catalogue import catalogue
 from pipeline.demo import cost_lines, run_demo
 from pipeline.experiment import load_experiment
 from pipeline.plan import Plan, PlannedTrial
@@ -103,6 +104,20 @@ def report_verb(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def methods_verb(arguments: argparse.Namespace) -> int:
+    """List the methods, what each needs of its sources, and what can be chosen.
+
+    Every option stands with its default; write others beside `method:` in an experiment file. docs/methods.md has the
+    equations, where the defaults come from, and what was published.
+
+      python -m pipeline methods
+
+    - {method: sskt, sources: [imagenet, places], alpha: 0.5, heads: transfer}
+    """
+    say(catalogue())
+    return 0
+
+
 def demo_verb(arguments: argparse.Namespace) -> int:
     """Run the whole pipeline on data and networks that packages ship: no download, no account, no GPU.
 
@@ -122,6 +137,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "train": train_verb,
     "sweep": sweep_verb,
     "report": report_verb,
+    "methods": methods_verb,
     "demo": demo_verb,
 }
 
@@ -139,15 +155,12 @@ def make_parser() -> argparse.ArgumentParser:
         command = verbs.add_parser(
             name, help=summary, description=manual, formatter_class=argparse.RawDescriptionHelpFormatter
         )
-        if name != "demo":
+        if name not in ("demo", "methods"):
             command.add_argument("experiment", help="the experiment file (YAML)")
-        command.add_argument(
-            "--set",
-            action="append",
-            default=[],
-            metavar="PATH=VALUE",
-            help="change a field; may be given several times",
-        )
+        if name != "methods":
+            command.add_argument(
+                "--set", action="append", default=[], metavar="PATH=VALUE", help="change a field; as often as needed"
+            )
         if name == "train":
             command.add_argument("--trial", type=int, metavar="N", help="number of the trial in the experiment, from 0")
             command.add_argument("--export", metavar="FILE", help="write the trained target there (.safetensors)")

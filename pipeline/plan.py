@@ -98,11 +98,15 @@ def torch_version() -> str:
     return ".".join(torch.__version__.split(".")[:2])
 
 
-def make_plan(experiment: Experiment, packed: PackedDataset) -> Plan:
-    """Load the sources and check everything that can be checked without running them."""
-    recipe = make_recipe(experiment.views, image_size=packed.size)
+def load_sources(experiment: Experiment) -> dict[str, Source]:
+    """Load the sources that trials name. It needs no data: a wrong one is found before hours of packing."""
     used = {name for trial in experiment.trials() for name in trial.sources}
-    sources = {name: load_source(name, settings) for name, settings in experiment.sources.items() if name in used}
+    return {name: load_source(name, settings) for name, settings in experiment.sources.items() if name in used}
+
+
+def make_plan(experiment: Experiment, packed: PackedDataset, *, sources: dict[str, Source]) -> Plan:
+    """Check everything that can be checked without running a source or a trial."""
+    recipe = make_recipe(experiment.views, image_size=packed.size)
     caches = {
         name: _cache_specs(experiment, packed=packed, recipe=recipe, source=source) for name, source in sources.items()
     }

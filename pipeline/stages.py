@@ -15,7 +15,7 @@ from pipeline.cache import CacheOutcome, ensure_caches
 from pipeline.checkpoints import Checkpoints
 from pipeline.experiment import Experiment
 from pipeline.pack import pack
-from pipeline.plan import Plan, PlannedTrial, make_plan
+from pipeline.plan import Plan, PlannedTrial, load_sources, make_plan
 from pipeline.progress import Progress
 from pipeline.results import Result, read_result
 from pipeline.runners import run_plain, run_train
@@ -45,14 +45,15 @@ class Stages:
             raise InputError(str(error)) from error
 
     def pack(self) -> Plan:
-        """Pack the dataset, then load the sources and check the whole experiment against both."""
+        """Load the sources, pack the dataset, and check the whole experiment against both."""
+        sources = load_sources(self.experiment)
         with Progress("pack", total=0, unit="images") as progress:
             packed = pack(self.experiment.dataset, self.storage, progress=progress.reach)
         counts = f"{packed.pool} to train on, {packed.validation} validation, {packed.test} test"
         self.say(f"pack    {packed.name}: {packed.rows} images ({counts}) [{packed.fingerprint[:12]}]")
         for reason in packed.unreadable:
             self.say(f"pack    left out: {reason}")
-        return make_plan(self.experiment, packed)
+        return make_plan(self.experiment, packed, sources=sources)
 
     def cache(self, plan: Plan, *, trials: list[PlannedTrial] | None = None) -> dict[str, CacheOutcome]:
         """Make what is missing of the caches that some trials read (all trials for None)."""

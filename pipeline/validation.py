@@ -25,6 +25,10 @@ _WRONG = {
 }
 
 
+_UNION_MEMBERS = {"str", "int", "float", "bool", "dict[str,int]", "dict[str,float]"}
+"""Pydantic names the member of a union that it tried, as if it were a field."""
+
+
 def validate(kind: type[T], raw: Any, *, where: str = "") -> T:
     """Build the dataclass from values as YAML or JSON gives them; `where` leads the names of fields in errors."""
     try:
@@ -51,7 +55,7 @@ def _explain(kind: type, problem: Any, where: str) -> str:
     cause = problem.get("ctx", {}).get("error")
     if isinstance(cause, InputError):
         return str(cause)
-    path = [str(part) for part in problem["loc"][1:] if part not in ("str", "dict[str,int]")]
+    path = [str(part) for part in problem["loc"][1:] if part not in _UNION_MEMBERS]
     name = ".".join([where, *path] if where else path)
     if problem["type"] == "unexpected_keyword_argument":
         return str(unknown_name("field", name, _siblings(kind, path, name)))

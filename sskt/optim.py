@@ -16,7 +16,7 @@ def make_optimizer(
 ) -> tuple[SGD, LambdaLR]:
     """SGD and a schedule that is stepped once per training step."""
     optimizer = SGD(
-        parameters,
+        [parameter for parameter in parameters if parameter.requires_grad],
         lr=training.lr,
         momentum=training.momentum,
         nesterov=training.nesterov,

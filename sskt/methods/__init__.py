@@ -4,6 +4,7 @@ from sskt.errors import unknown_name
 from sskt.methods.base import Facts, Method, Needs, SourceFacts, Task
 from sskt.methods.finetune import Finetune
 from sskt.methods.kd import KD
+from sskt.methods.probe import Probe
 from sskt.methods.scratch import Scratch
 from sskt.methods.sskt import SSKT
 
@@ -14,6 +15,7 @@ METHODS: dict[str, type[Method]] = {
     "sskt": SSKT,
     "kd": KD,
     "finetune": Finetune,
+    "probe": Probe,
 }
 
 

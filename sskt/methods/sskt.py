@@ -1,7 +1,7 @@
 """SSKT: auxiliary heads learn the sources' soft labels beside the target's own task (arXiv 2110.12696).
 
-L = CE(target, y) + alpha * sum over sources m of L_aux(head_m(target), softmax(source_m / T)), each source over its own
-label space. The heads are dropped at export.
+L = CE(target, y) + sum over sources m of alpha_m * L_aux(head_m(target), softmax(source_m / T)), each source over its
+own label space; the paper has one alpha for all. The heads are dropped at export.
 """
 
 from dataclasses import dataclass
@@ -27,10 +27,12 @@ from sskt.methods.base import (
 class SSKTOptions:
     """Defaults are those behind the paper's tables: alpha 1, T 1, soft cross-entropy, linear heads."""
 
-    alpha: float = 1.0
-    """Weight of the sum of the auxiliary losses."""
+    alpha: float | dict[str, float] = 1.0
+    """Weight of the auxiliary losses: one for all sources, or one by source."""
     temperature: float = 1.0
+    """Softens source and head alike; the paper's figures show little effect between 1 and 3."""
     loss: Literal["ce", "kl"] = "ce"
+    """Both have the same gradient; `kl` is 0 where head and source agree."""
     heads: Literal["linear", "transfer"] = "linear"
     """One linear layer on the embedding, or the paper's transfer module on all taps."""
     combine: Literal["mean", "sum"] = "mean"
@@ -38,14 +40,20 @@ class SSKTOptions:
     width: int = 64
     """Channels of the transfer module."""
     learn_from: LearnFrom = "labelled"
+    """As the paper does; `all` adds the unlabelled images of the pool to the auxiliary losses."""
 
     def __post_init__(self) -> None:
-        if self.alpha < 0:
-            raise InputError(f"alpha is {self.alpha}; it has to be at least 0")
+        for alpha in self.alpha.values() if isinstance(self.alpha, dict) else [self.alpha]:
+            if alpha < 0:
+                raise InputError(f"alpha is {self.alpha}; it has to be at least 0")
         if self.temperature <= 0:
             raise InputError(f"temperature is {self.temperature}; it has to be above 0")
         if self.width < 2:
             raise InputError(f"width is {self.width}; it has to be at least 2")
+
+    def weight_of(self, source: str) -> float:
+        """Weight of one source's auxiliary loss."""
+        return self.alpha[source] if isinstance(self.alpha, dict) else self.alpha
 
 
 class SSKT(SingleTarget):
@@ -57,12 +65,15 @@ class SSKT(SingleTarget):
     @classmethod
     def needs(cls, options: SSKTOptions) -> Needs:
         """Logits; and the pool, where the auxiliary loss has a weight and learns from all images."""
-        return Needs(outputs=("logits",), pool=options.learn_from == "all" and options.alpha > 0)
+        weighted = any(options.alpha.values()) if isinstance(options.alpha, dict) else options.alpha > 0
+        return Needs(outputs=("logits",), pool=options.learn_from == "all" and weighted)
 
     @classmethod
     def check(cls, options: SSKTOptions, facts: Facts) -> None:
         """At least one source, with any label space; taps for the transfer module."""
         require_sources(facts)
+        if isinstance(options.alpha, dict) and set(options.alpha) != set(facts.sources):
+            raise InputError(f"alpha names {sorted(options.alpha)}; it has to name the sources {sorted(facts.sources)}")
         if options.heads == "transfer" and not facts.taps:
             raise InputError("heads 'transfer' hang on the target's taps, and this target has none; use heads 'linear'")
 
@@ -83,5 +94,5 @@ class SSKT(SingleTarget):
         for name, head_logits in heads.items():
             source_logits = batch.outputs[name]["logits"]
             auxiliary = soft(head_logits, source_logits, temperature=self.options.temperature)
-            parts[f"auxiliary/{name}"] = self.options.alpha * auxiliary
+            parts[f"auxiliary/{name}"] = self.options.weight_of(name) * auxiliary
         return parts

@@ -79,6 +79,7 @@ def test_changes_are_checked_like_the_file(tmp_path):
         ("[mnist, lite0]", "[mnist, mnist]", "each named once"),
         ("learn_from: all", "learn_from: x", "field methods[1].learn_from is 'x'; it has to be 'labelled' or 'all'"),
         ("learn_from: all", "alpa: 1", "field 'methods[1].alpa' is unknown; did you mean 'methods[1].alpha'?"),
+        ("learn_from: all", "alpha: fast", "field methods[1].alpha is 'fast'; it has to be a number"),
         ("learn_from: all", "alpha: -1", "alpha is -1.0; it has to be at least 0"),
         ("{method: scratch}", "{method: scratch, alpha: 1}", "field 'methods[0].alpha' is unknown; known: none"),
         ("seeds: [0, 1]", "seeds: [0, 0]", "seeds are [0, 0]; name at least one, each once"),

@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from pipeline.experiment import load_experiment
-from pipeline.plan import make_plan
+from pipeline.plan import load_sources, make_plan
 from pipeline.stages import Stages
 from sskt.errors import InputError
 
@@ -88,4 +88,5 @@ def test_another_weight_is_another_cache(experiment_file):
     plan.sources["wise"].network.network.state_dict()["fc.bias"][0] += 1e-3
     changed = dataclasses.replace(plan.caches["wise"]["logits"], source=plan.sources["wise"].identity())
     assert changed.id != before
-    assert make_plan(plan.experiment, plan.packed).caches["wise"]["logits"].id == before
+    fresh = make_plan(plan.experiment, plan.packed, sources=load_sources(plan.experiment))
+    assert fresh.caches["wise"]["logits"].id == before

@@ -68,3 +68,28 @@ def test_a_head_a_source_with_its_own_classes():
 def test_options_out_of_range_are_refused(options, says):
     with pytest.raises(InputError, match=says):
         SSKTOptions(**options)
+
+
+def test_a_weight_by_source():
+    wise, wiser = source(), source("wiser", classes=7)
+    _, same = run("sskt", wise, wiser, alpha=0.5)
+    _, by_source = run("sskt", wise, wiser, alpha={"wise": 0.5, "wiser": 0.5})
+    assert [part["loss"] for part in same] == [part["loss"] for part in by_source]
+    _, one_off = run("sskt", wise, wiser, alpha={"wise": 0.5, "wiser": 0.0}, steps=1)
+    assert one_off[0]["auxiliary/wiser"] == 0
+    assert one_off[0]["auxiliary/wise"] == same[0]["auxiliary/wise"]
+    with pytest.raises(InputError, match=r"alpha names \['wise'\]; it has to name the sources \['wise', 'wiser'\]"):
+        method("sskt", wise, wiser, alpha={"wise": 1.0})
+    with pytest.raises(InputError, match="it has to be at least 0"):
+        SSKTOptions(alpha={"wise": -1.0})
+
+
+def test_the_transfer_module_needs_taps():
+    import dataclasses
+
+    from sskt.methods import get_method
+    from tests.sskt.learning import facts
+
+    bare = dataclasses.replace(facts(source()), taps=())
+    with pytest.raises(InputError, match="this target has none; use heads 'linear'"):
+        get_method("sskt").check(SSKTOptions(heads="transfer"), bare)

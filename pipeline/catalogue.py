@@ -1,0 +1,44 @@
+"""The methods as a list: what each is, what it needs, what can be chosen."""
+
+import ast
+import inspect
+import itertools
+import textwrap
+from dataclasses import fields
+from typing import Any
+
+from sskt.methods import METHODS, Method
+
+WIDTH = 110
+
+
+def catalogue() -> str:
+    """Describe every method and its options, as their code does."""
+    return "\n\n".join(describe(name, method) for name, method in METHODS.items())
+
+
+def describe(name: str, method: type[Method]) -> str:
+    """A line on the method, what it needs with its defaults, and a line for each option."""
+    summary = (inspect.getdoc(method) or "").partition("\n")[0]
+    needs = method.needs(method.Options())
+    wanted = f"{', '.join(needs.outputs)} of its sources" if needs.outputs else "no cache"
+    lines = [f"{name}: {summary}", f"  needs {wanted}{'; unlabelled images' if needs.pool else ''}"]
+    lines += [_option(field.name, field.default, documents(method.Options)) for field in fields(method.Options)]
+    return "\n".join(lines)
+
+
+def documents(options: type[Any]) -> dict[str, str]:
+    """The doc string under each field of a dataclass."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(options))).body[0]
+    body = tree.body if isinstance(tree, ast.ClassDef) else []
+    found = {}
+    for field, below in itertools.pairwise(body):
+        is_text = isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and is_text:
+            found[field.target.id] = " ".join(str(below.value.value).split())
+    return found
+
+
+def _option(name: str, default: Any, explained: dict[str, str]) -> str:
+    text = f"{name}: {default}" + (f"  {explained[name]}" if name in explained else "")
+    return textwrap.fill(text, WIDTH, initial_indent="    ", subsequent_indent="        ")

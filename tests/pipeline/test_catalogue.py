@@ -1,0 +1,37 @@
+from dataclasses import dataclass, fields
+
+import pytest
+
+from pipeline.catalogue import catalogue, describe, documents
+from sskt.methods import METHODS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Whatever can be chosen."""
+
+    weight: float = 0.5
+    """How much.
+
+    And why.
+    """
+    plain: int = 3
+
+
+def test_doc_strings_under_fields_are_found():
+    assert documents(Options) == {"weight": "How much. And why."}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_and_every_option_is_listed_with_its_default(name):
+    lines = describe(name, METHODS[name]).splitlines()
+    assert len(lines[0]) > len(name) + 20
+    assert lines[1].startswith("  needs ")
+    for field in fields(METHODS[name].Options):
+        assert any(line.startswith(f"    {field.name}: {field.default}") for line in lines)
+    assert describe(name, METHODS[name]) in catalogue()
+
+
+def test_needs_are_those_of_the_defaults():
+    assert "needs logits of its sources" in describe("kd", METHODS["kd"])
+    assert "needs no cache" in describe("finetune", METHODS["finetune"])
