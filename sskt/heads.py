@@ -24,6 +24,14 @@ class LinearHead(nn.Module):
         return logits
 
 
+class EmbeddingHead(nn.Module):
+    """The embedding itself, for losses that compare it as it is."""
+
+    def forward(self, features: Features) -> Tensor:
+        """Return the embedding [B, D]."""
+        return features.embedding
+
+
 class TransferModule(nn.Module):
     """The paper's transfer module: a bottleneck on each tap, averaged over the image, joined, then one linear layer."""
 

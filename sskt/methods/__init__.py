@@ -2,9 +2,15 @@
 
 from sskt.errors import unknown_name
 from sskt.methods.base import Facts, Method, Needs, SourceFacts, Task
+from sskt.methods.dml import DML
+from sskt.methods.ega import EGA
+from sskt.methods.ema import EMA
+from sskt.methods.embed import Embed
 from sskt.methods.finetune import Finetune
 from sskt.methods.kd import KD
+from sskt.methods.maxl import MAXL
 from sskt.methods.probe import Probe
+from sskt.methods.relation import Relation
 from sskt.methods.scratch import Scratch
 from sskt.methods.sskt import SSKT
 
@@ -16,6 +22,12 @@ METHODS: dict[str, type[Method]] = {
     "kd": KD,
     "finetune": Finetune,
     "probe": Probe,
+    "relation": Relation,
+    "embed": Embed,
+    "ega": EGA,
+    "dml": DML,
+    "ema": EMA,
+    "maxl": MAXL,
 }
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from sskt.methods import METHODS
 from tests.conftest import write_experiment
 from tests.processes import finish, kill_when, start
 
@@ -84,3 +85,27 @@ def test_a_failed_trial_stands_in_the_table_and_the_exit_code_says_so(undisturbe
     assert "sweep   4 trials found, 0 done now, 4 failed" in said
     assert len(re.findall(r"2 failed: the loss is no longer finite in epoch 1", said)) == 2
     assert "Traceback" not in said
+
+
+@pytest.mark.slow
+def test_every_method_goes_through_a_sweep(experiment_file, tmp_path):
+    """Two seeds of each, on real pictures, from cached labels: all end with a result, and learn."""
+    code, said = finish("train", str(experiment_file), "--trial", "0", "--export", f"{tmp_path}/teacher.safetensors")
+    assert code == 0, said
+    without = {name for name in METHODS if not METHODS[name].needs(METHODS[name].Options()).outputs}
+    sources = {name: "[]" if name in without - {"finetune", "probe"} else "[teacher]" for name in METHODS}
+    methods = "\n".join(f"  - {{method: {name}, sources: {named}}}" for name, named in sources.items())
+    text = experiment_file.read_text()
+    text = re.sub(
+        r"sources:\n  wise: .*\n", f"sources:\n  teacher: {{weights: {tmp_path}/teacher.safetensors}}\n", text
+    )
+    experiment_file.write_text(re.sub(r"methods:\n(  - .*\n)+", f"methods:\n{methods}\n", text))
+    code, said = finish("sweep", str(experiment_file))
+    assert code == 0, said
+    assert f"{2 * len(METHODS)} done now" in said
+    results = [json.loads(file.read_text()) for file in objects(tmp_path / "store", "results/*.json")]
+    trained = {(result["spec"]["trial"]["method"], result["spec"]["trial"]["seed"]): result for result in results}
+    for name in METHODS:
+        for seed in (0, 1):
+            history = trained[name, seed]["history"]
+            assert history[-1]["loss"] < history[0]["loss"], name

@@ -40,7 +40,7 @@ def training(**changes) -> TrainingSettings:
 
 
 def feed(settings: TrainingSettings, *, sources=(), pool=False, share=None, seed=0, outputs=None) -> ResidentFeed:
-    live = {one.name: LiveOutputs(one, ("logits",)) for one in sources}
+    live = {one.name: LiveOutputs(one, ("logits", "embedding")) for one in sources}
     return ResidentFeed(
         image_set(),
         classes=CLASSES,

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from sskt.errors import InputError
-from sskt.heads import LinearHead, TransferModule
+from sskt.heads import EmbeddingHead, LinearHead, TransferModule
 from sskt.networks.tapped import Features
 
 
@@ -111,3 +111,9 @@ def test_gradients_reach_every_tap():
 def test_wrong_choices_are_named(taps, choices, message):
     with pytest.raises(InputError, match=message):
         TransferModule(taps, 7, **choices)
+
+
+def test_the_embedding_head_adds_nothing():
+    features = make_features()
+    assert EmbeddingHead()(features) is features.embedding
+    assert parameters(EmbeddingHead()) == 0

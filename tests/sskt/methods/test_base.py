@@ -23,7 +23,7 @@ def is_part(key: str) -> bool:
 
 def needed(name: str) -> list:
     """The sources a method can be run with here."""
-    return {"scratch": [], "kd": [source(classes=3)]}.get(name, [source()])
+    return {"scratch": [], "maxl": [], "dml": [], "ema": [], "kd": [source(classes=3)]}.get(name, [source()])
 
 
 def test_hidden_labels_do_not_count():
