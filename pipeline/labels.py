@@ -96,7 +96,7 @@ class CacheManifest:
     identity: dict[str, Any]
     shards: tuple[ShardRecord, ...]
     content: str
-    """Hash over the shards' hashes: equal for equal labels, however they were made."""
+    """Hash over the shards' hashes: however often and by whomever this cache is made, it is the same."""
 
     @property
     def passes(self) -> int:
