@@ -107,12 +107,6 @@ class Experiment:
             raise InputError("methods is empty; name at least one, such as `- {method: scratch}`")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise InputError(f"seeds are {list(self.seeds)}; name at least one, each once")
-        batches = {"batch_size": self.training.batch_size, "pool_batch_size": self.training.pool_batch_size}
-        for name, size in batches.items():
-            if size is not None and size % self.resources.workers:
-                raise InputError(
-                    f"training.{name} is {size}, resources.workers {self.resources.workers}; it has to divide evenly"
-                )
 
     def trials(self) -> list[Trial]:
         """Every training of the experiment, in the order of the file: methods, then grid, then seeds."""
@@ -146,7 +140,15 @@ class Experiment:
                 seed=0,
                 label=label + "".join(f", {path.rsplit('.', 1)[-1]} {value}" for path, value in point.items()),
             )
+            self._check_shares(base.training)
             yield from (replace(base, seed=seed) for seed in self.seeds)
+
+    def _check_shares(self, training: TrainingSettings) -> None:
+        """Every worker gets the same number of rows of a batch, so that the mean of their gradients is the batch's."""
+        for name in ("batch_size", "pool_batch_size"):
+            size, workers = getattr(training, name), self.resources.workers
+            if size is not None and size % workers:
+                raise InputError(f"training.{name} is {size}, resources.workers {workers}; it has to divide evenly")
 
     def _known_sources(self, names: Any, where: str) -> tuple[str, ...]:
         if not isinstance(names, list) or len(set(names)) < len(names):

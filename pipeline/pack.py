@@ -104,6 +104,7 @@ def _store(
         rows=len(arranged.order),
         pool=counts["train"],
         unlabelled=int((arranged.labels == UNLABELLED).sum()),
+        labelled=_labelled(arranged, classes=len(raw.classes)),
         validation=counts["validation"],
         test=counts["test"],
         channels=arranged.images.shape[1],
@@ -116,6 +117,11 @@ def _store(
         settings=asdict(settings),
         signature=raw.signature,
     )
+
+
+def _labelled(arranged: _Arranged, *, classes: int) -> tuple[int, ...]:
+    usable = arranged.labels[(arranged.splits == SPLITS.index("train")) & (arranged.labels != UNLABELLED)]
+    return tuple(np.bincount(usable, minlength=classes).tolist())
 
 
 def _write_parts(

@@ -45,6 +45,8 @@ class PackedDataset:
     pool: int
     """Training images, with and without labels: ids 0..pool-1."""
     unlabelled: int
+    labelled: tuple[int, ...]
+    """Training images that have a label, by class."""
     validation: int
     test: int
     channels: int

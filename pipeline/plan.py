@@ -64,13 +64,17 @@ class Plan:
         return read
 
     def _planned(self, trial: Trial) -> PlannedTrial:
-        method = get_method(trial.method)
+        self._check_labels(trial)
+        method, training = get_method(trial.method), trial.training
+        workers = self.experiment.resources.workers
         sources = {name: self.sources[name] for name in trial.sources}
         facts = Facts(
             classes=len(self.packed.classes),
             image=image_format(self.packed),
             sources={name: SourceFacts(source.classes, source.embedding_dim) for name, source in sources.items()},
             taps=self.taps[canonical(trial.target)],
+            rows=training.batch_size // workers,
+            pool_rows=(training.pool_batch_size or training.batch_size) // workers,
         )
         try:
             method.check(trial.options, facts)
@@ -86,6 +90,14 @@ class Plan:
             "sources": [self._source_id(name, needs) for name in trial.sources],
         }
         return PlannedTrial(trial=trial, run_key=digest(spec), spec=plain(spec), needs=needs, facts=facts)
+
+    def _check_labels(self, trial: Trial) -> None:
+        wanted = trial.training.labels_per_class or 0
+        for name, there in zip(self.packed.classes, self.packed.labelled, strict=True):
+            if there < wanted:
+                raise InputError(
+                    f"training.labels_per_class is {wanted}, but class {name!r} has {there} labelled training images"
+                )
 
     def _source_id(self, name: str, needs: Needs) -> Any:
         if not needs.outputs:

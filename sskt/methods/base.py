@@ -40,6 +40,10 @@ class Facts:
     sources: Mapping[str, SourceFacts]
     taps: tuple[int, ...]
     """Channels of the target's taps."""
+    rows: int
+    """Labelled images of a batch that a process sees."""
+    pool_rows: int
+    """Images of the pool beside them, where the method asks for the pool."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ from sskt.methods.base import (
     LearnFrom,
     Needs,
     SingleTarget,
-    Task,
     labelled_cross_entropy,
     require_sources,
 )
@@ -61,19 +60,14 @@ class Relation(SingleTarget):
 
     @classmethod
     def check(cls, options: RelationOptions, facts: Facts) -> None:
-        """At least one source, with any classes and any width."""
+        """At least one source, with any classes and any width; enough images in a batch to be related."""
         require_sources(facts)
-
-    def __init__(self, task: Task, options: RelationOptions) -> None:
-        rows, least = task.training.batch_size, PRESETS[options.preset].rows
-        if self.needs(options).pool:
-            rows += task.training.pool_batch_size or task.training.batch_size
+        rows, least = facts.rows + facts.pool_rows * cls.needs(options).pool, PRESETS[options.preset].rows
         if rows < least and options.final_weight > 0:
             raise InputError(
-                f"batch_size is {task.training.batch_size}: batches of {rows} images; "
+                f"batch_size gives each process {rows} images at a time; "
                 f"preset {options.preset!r} relates images of one batch and needs at least {least}"
             )
-        super().__init__(task, options)
 
     def build_heads(self) -> nn.ModuleDict:
         """One way out for the embedding, the same for all sources."""

@@ -91,6 +91,7 @@ def test_changes_are_checked_like_the_file(tmp_path):
         ("seeds: [0, 1]", "grid: {training.lr: []}", "axis 'training.lr' has no values"),
         ("seeds: [0, 1]", "grid: {training.lrr: [1]}", "field 'training.lrr' is unknown"),
         ("seeds: [0, 1]", "resources: {workers: 3}", "training.batch_size is 64, resources.workers 3"),
+        ("seeds: [0, 1]", "resources: {workers: 4}\ngrid: {training.batch_size: [6]}", "batch_size is 6, resources"),
         ("seeds: [0, 1]", "resources: {workers: 2, gpus_per_trial: 0.5}", "several workers need whole GPUs"),
         ("seeds: [0, 1]", "cache: {encoding: fp8}", "encoding 'fp8' is unknown"),
         ("seeds: [0, 1]", "sweeds: [0]", "field 'sweeds' is unknown; did you mean 'seeds'?"),

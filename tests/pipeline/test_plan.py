@@ -90,3 +90,18 @@ def test_another_weight_is_another_cache(experiment_file):
     assert changed.id != before
     fresh = make_plan(plan.experiment, plan.packed, sources=load_sources(plan.experiment))
     assert fresh.caches["wise"]["logits"].id == before
+
+
+def test_more_labels_than_there_are_is_refused(experiment_file):
+    assert plan_of(experiment_file).packed.labelled == (36, 36, 36)
+    plan_of(experiment_file, "training.labels_per_class=36")
+    with pytest.raises(
+        InputError, match=r"training\.labels_per_class is 37, but class 'dark' has 36 labelled training"
+    ):
+        plan_of(experiment_file, "training.labels_per_class=37")
+
+
+def test_methods_know_the_rows_of_a_batch(experiment_file):
+    changes = ("training.batch_size=16", "training.pool_batch_size=24", "resources.workers=2")
+    facts = plan_of(experiment_file, *changes).trials[0].facts
+    assert (facts.rows, facts.pool_rows) == (8, 12)

@@ -75,6 +75,21 @@ def test_two_processes_train_one_target(experiment_file):
     assert read_result(storage, plan.trials[2].run_key) is not None
 
 
+@pytest.mark.parametrize("trial", [0, 2])
+def test_two_processes_learn_what_one_does(experiment_file, tmp_path, trial):
+    """Without batch normalisation the mean of two half batches' gradients is the whole batch's: the figures agree."""
+    text = experiment_file.read_text().replace("{width: 4}", f"{{lives: {tmp_path}}}")
+    experiment_file.write_text(text.replace("architecture: small_cnn", "architecture: 'tests.fragile:mortal'"))
+    plan, storage, materials = prepared(experiment_file, "resources.workers=2")
+    planned = plan.trials[trial]
+    alone = run_plain(planned, materials, need=NEED)
+    forget(storage, plan)
+    together = run_train(planned, materials, need=NEED, workers=2)
+    for one, two in zip(alone["history"], together["history"], strict=True):
+        assert two == pytest.approx(one, abs=1e-4)
+    assert together["test_accuracy"] == alone["test_accuracy"]
+
+
 def test_a_diverged_training_is_one_error_on_all_processes(experiment_file):
     plan, storage, materials = prepared(experiment_file, "training.lr=1e30")
     with pytest.raises(SsktError, match="no longer finite in epoch 1"):

@@ -54,10 +54,10 @@ def feed(settings: TrainingSettings, *, sources=(), pool=False, share=None, seed
     )
 
 
-def facts(*sources: Source) -> Facts:
+def facts(*sources: Source, rows: int = 8, pool_rows: int = 8) -> Facts:
     known = {one.name: SourceFacts(one.classes, one.embedding_dim) for one in sources}
     taps = build_target(TARGET, classes=CLASSES, image=IMAGE).tap_channels(SIZE, 1)
-    return Facts(classes=CLASSES, image=IMAGE, sources=known, taps=taps)
+    return Facts(classes=CLASSES, image=IMAGE, sources=known, taps=taps, rows=rows, pool_rows=pool_rows)
 
 
 def method(name: str, *sources: Source, settings: TrainingSettings | None = None, seed: int = 0, **options) -> Method:
@@ -65,7 +65,7 @@ def method(name: str, *sources: Source, settings: TrainingSettings | None = None
     kind = get_method(name)
     settings = settings or training()
     task = Task(
-        facts=facts(*sources),
+        facts=facts(*sources, rows=settings.batch_size, pool_rows=settings.pool_batch_size or settings.batch_size),
         target=TARGET,
         training=settings,
         steps_per_epoch=feed(settings).steps_per_epoch,

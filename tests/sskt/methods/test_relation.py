@@ -127,7 +127,7 @@ def test_options_that_cannot_be_are_refused():
 
 def test_a_batch_too_small_to_relate_is_refused():
     small = training(batch_size=2)
-    with pytest.raises(InputError, match=r"batch_size is 2: batches of 2 images; preset 'rkd' .* needs at least 3"):
+    with pytest.raises(InputError, match=r"batch_size gives each process 2 images .* 'rkd' .* needs at least 3"):
         method("relation", source(), settings=small)
     method("relation", source(), settings=small, preset="sp")
     method("relation", source(), settings=small, weight=0.0)
