@@ -1,7 +1,6 @@
 """The cache stage: Ray Data maps a plan of shards over a pool of workers, each with its own copy of the source."""
 
 import logging
-import math
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -112,7 +111,7 @@ def _shard_job(plan: Plan, storage: Storage, *, name: str, specs: SourceCaches) 
         source=plan.experiment.sources[name],
         recipe=plan.recipe,
         batch_size=plan.experiment.cache.batch_size,
-        threads=max(1, math.floor(resources.cpus_per_source_worker)),
+        threads=resources.source_threads,
         device="cuda" if resources.gpus_per_source_worker else "cpu",
         packed=plan.packed,
     )

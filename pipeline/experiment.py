@@ -1,6 +1,7 @@
 """The experiment file: read, checked to the last field, and expanded into trials before anything starts."""
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -64,6 +65,11 @@ class ResourceSettings:
     def trial(self) -> Resources:
         """What a trial, or each of its workers, asks the cluster for."""
         return Resources(self.cpus_per_trial, self.gpus_per_trial)
+
+    @property
+    def source_threads(self) -> int:
+        """Threads of a process that runs a source."""
+        return max(1, math.floor(self.cpus_per_source_worker))
 
     @property
     def source_worker(self) -> Resources:

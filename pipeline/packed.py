@@ -16,7 +16,7 @@ from pipeline.canonical import canonical
 from sskt.errors import DamagedError
 from sskt.networks import ImageFormat
 
-VERSION: Literal[1] = 1
+VERSION: Literal[2] = 2
 
 IMAGE_FIELD = "image"
 PART_FIELDS = {"id": pa.int64(), "key": pa.string(), "label": pa.int32(), "split": pa.int8()}
@@ -37,7 +37,7 @@ class PackedPart:
 class PackedDataset:
     """Everything a manifest says. Rows: the training images (the pool), then validation, then test."""
 
-    version: Literal[1] = VERSION
+    version: Literal[2] = VERSION
     pack_id: str
     name: str
     classes: tuple[str, ...]

@@ -162,5 +162,7 @@ def _numerics(experiment: Experiment) -> dict[str, Any]:
         "device": device,
         "dtype": "float32",
         "batch_size": experiment.cache.batch_size,
+        # Sums are split over threads: two threads gave Lite0 other last bits than one.
+        "threads": experiment.resources.source_threads if device == "cpu" else None,
         "torch": torch_version(),
     }

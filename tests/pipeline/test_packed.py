@@ -126,7 +126,7 @@ def test_a_manifest_survives_storage(storage, packed):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 2}, "version: Input should be 1"),
+        ({"version": 1}, "version: Input should be 2"),
         ({"rows": "many"}, "rows: Input should be a valid integer"),
         ({"pool": None}, "pool: Input should be a valid integer"),
         ({"extra": 1}, "extra: Unexpected keyword argument"),

@@ -105,3 +105,15 @@ def test_methods_know_the_rows_of_a_batch(experiment_file):
     changes = ("training.batch_size=16", "training.pool_batch_size=24", "resources.workers=2")
     facts = plan_of(experiment_file, *changes).trials[0].facts
     assert (facts.rows, facts.pool_rows) == (8, 12)
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["cache.encoding=fp32", "cache.batch_size=100", "views.count=4", "views.seed=1", "views.ops=[hflip]",
+     "dataset.seed=1", "sources.wise.input.size=16", "resources.cpus_per_source_worker=2"],
+)  # fmt: skip
+def test_what_changes_a_label_changes_its_cache(experiment_file, change):
+    before, after = (plan_of(experiment_file, *changes).caches["wise"] for changes in ((), (change,)))
+    assert before["logits"].id != after["logits"].id
+    assert before["embedding"].id != after["embedding"].id
+    assert before["logits"].id != before["embedding"].id
