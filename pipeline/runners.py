@@ -1,8 +1,10 @@
 """Ways to run trials: in this process, many small ones by Ray Tune, or one over several processes by Ray Train."""
 
 import math
+import signal
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,11 +119,24 @@ def run_train(planned: PlannedTrial, materials: Materials, *, need: Resources, w
                 name=planned.run_key, storage_path=folder, failure_config=FailureConfig(max_failures=TRIES - 1)
             ),
         )
-        outcome = trainer.fit().return_value
+        with _own_interrupts():
+            outcome = trainer.fit().return_value
     if "failure" in outcome:
         raise SsktError(outcome["failure"])
     result: Result = outcome
     return result
+
+
+@contextmanager
+def _own_interrupts() -> Iterator[None]:
+    """Ray Train puts its own handler on Ctrl-C and leaves it there, so that later stages would not stop."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as end:  # what its handler makes of Ctrl-C
+        raise KeyboardInterrupt from end
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def _train_worker(config: dict[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """All runners give the same metrics for the same trial; failures and restarts."""
 
+import signal
+
 import pytest
 
 from cluster.resources import Resources
@@ -43,7 +45,9 @@ def test_plain_tune_and_train_measure_the_same(experiment_file):
         assert tuned["history"] == plain[planned.run_key]["history"]
         assert tuned["test_accuracy"] == plain[planned.run_key]["test_accuracy"]
     forget(storage, plan)
+    interrupts = signal.getsignal(signal.SIGINT)
     trained = run_train(plan.trials[2], materials, need=NEED, workers=1)
+    assert signal.getsignal(signal.SIGINT) is interrupts, "later stages of the command have to stop at Ctrl-C"
     assert trained["history"] == plain[plan.trials[2].run_key]["history"]
     assert trained["test_accuracy"] == plain[plan.trials[2].run_key]["test_accuracy"]
 
