@@ -42,7 +42,8 @@ def cache_verb(arguments: argparse.Namespace) -> int:
 
     Packs first if need be. Ray Data runs each source over its shards; a shard is read back, then committed, so
     that after any interruption the same command makes only what is missing. Existing shards are verified, a damaged
-    one is made again. Sources that no method reads are left alone.
+    one is made again. Graphs of nearest neighbours, where a method asks for them, are derived from the caches. Sources
+    that no method reads, and those that are `live`, are left alone.
 
       python -m pipeline cache experiments/demo.yaml
       python -m pipeline cache mine.yaml --set views.count=16 --set cache.encoding=fp32
@@ -93,9 +94,10 @@ def sweep_verb(arguments: argparse.Namespace) -> int:
 def report_verb(arguments: argparse.Namespace) -> int:
     """Print the table of an experiment from the results that are there.
 
-    Trains nothing. Writes the same numbers under `reports/` of the storage as Markdown, CSV and JSON. Scores are test
-    accuracy after the last epoch, mean ± standard deviation over seeds; the change against `scratch` is paired by seed
-    and comes with its 95 % interval.
+    Trains nothing. Writes the same numbers under `reports/` of the storage as Markdown, CSV and JSON. Scores are those
+    on the test split after the last epoch, mean ± standard deviation over seeds: accuracy, or mean average precision
+    where an image may have several labels. The change against `scratch` is paired by seed and comes with its 95 %
+    interval.
 
       python -m pipeline report experiments/demo.yaml
     """

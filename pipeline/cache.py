@@ -28,7 +28,7 @@ TRIES = 3
 """How often the shards that are missing are given to new workers."""
 
 Records = dict[str, dict[int, ShardRecord]]
-"""By output, then by shard."""
+"""By cache, then by shard."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class CacheOutcome:
     """What a run of the stage did for one source."""
 
     manifests: dict[str, CacheManifest]
-    """By output."""
+    """By what the caches are called."""
     passes: int = 0
     """Images that went through the source now; 0 where everything was found."""
     worker_seconds: float = 0
@@ -55,11 +55,11 @@ def _ensure(plan: Plan, storage: Storage, *, name: str, specs: SourceCaches) -> 
     records: Records = {}
     repaired: list[str] = []
     manifests: dict[str, CacheManifest] = {}
-    for output, spec in specs.items():
-        records[output] = _verified_records(storage, spec, repaired)
-        manifest = load_manifest(storage, spec) if len(records[output]) == spec.shards else None
+    for cache, spec in specs.items():
+        records[cache] = _verified_records(storage, spec, repaired)
+        manifest = load_manifest(storage, spec) if len(records[cache]) == spec.shards else None
         if manifest is not None:
-            manifests[output] = manifest
+            manifests[cache] = manifest
     if len(manifests) == len(specs):
         return CacheOutcome(manifests=manifests)
     return _build(plan, storage, name=name, specs=specs, records=records, repaired=repaired)
@@ -89,8 +89,8 @@ def _build(
     workers = concurrency(cluster_resources(), need)
     made = _make_shards(_shard_job(plan, storage, name=name, specs=specs), records, need=need, workers=workers)
     manifests = {
-        output: finish_cache(storage, spec, [*records[output].values(), *made[output].values()])
-        for output, spec in specs.items()
+        cache: finish_cache(storage, spec, [*records[cache].values(), *made[cache].values()])
+        for cache, spec in specs.items()
     }
     everything = [record for by_shard in made.values() for record in by_shard.values()]
     return CacheOutcome(
@@ -118,29 +118,38 @@ def _shard_job(plan: Plan, storage: Storage, *, name: str, specs: SourceCaches) 
 
 
 def _missing(job: ShardJob, *found: Records) -> dict[int, list[str]]:
-    """The outputs that each shard lacks."""
+    """The caches that lack each shard."""
     missing: dict[int, list[str]] = {}
-    for output, spec in job.specs.items():
+    for cache, spec in job.specs.items():
         for shard in range(spec.shards):
-            if not any(shard in records[output] for records in found):
-                missing.setdefault(shard, []).append(output)
+            if not any(shard in records[cache] for records in found):
+                missing.setdefault(shard, []).append(cache)
     return missing
+
+
+def _views(job: ShardJob, missing: dict[int, list[str]]) -> int:
+    """Images that have to go through the source."""
+    passes = 0
+    for shard, names in missing.items():
+        # By what they hold: caches with the same views are made in one pass.
+        views = {spec.turned: len(spec.view_ids) for spec in (job.specs[name] for name in names)}
+        passes += sum(views.values()) * len(job.specs[names[0]].id_range(shard))
+    return passes
 
 
 def _make_shards(job: ShardJob, found: Records, *, need: Resources, workers: int) -> Records:
     """Make what is not found; where workers die, new ones make what is missing then, a bounded number of times."""
     from ray.exceptions import RayError, RayTaskError  # only inside a session
 
-    made: Records = {output: {} for output in job.specs}
-    spec = next(iter(job.specs.values()))
-    views = sum(len(spec.id_range(shard)) for shard in _missing(job, found)) * spec.view_count
+    made: Records = {cache: {} for cache in job.specs}
+    views = _views(job, _missing(job, found))
     stage = f"cache of source {job.source_name!r}"
     with Progress(f"cache {job.source_name}", total=views, unit="views") as progress:
         for attempt in range(1, TRIES + 1):
             try:
                 for shard, records in _mapped(job, _missing(job, found, made), need=need, workers=workers):
-                    for output, record in records.items():
-                        made[output][shard] = record
+                    for cache, record in records.items():
+                        made[cache][shard] = record
                     progress.advance(sum(record.passes for record in records.values()))
                 break
             except RayTaskError as error:  # the code failed, and would fail again
@@ -169,7 +178,7 @@ def _mapped(
     if not missing:
         return
     _quiet_ray_data()
-    rows: list[Any] = [{"shard": shard, "outputs": outputs} for shard, outputs in missing.items()]
+    rows: list[Any] = [{"shard": shard, "caches": names} for shard, names in missing.items()]
     plan = ray.data.from_items(rows, override_num_blocks=len(rows))
     with warnings.catch_warnings():
         # There is no other way yet to say max_restarts; Ray would restart for ever a worker that dies of its shard.
@@ -183,7 +192,7 @@ def _mapped(
             max_restarts=0,
         )
     for answer in answers.iter_rows():
-        records = {output: ShardRecord(**record) for output, record in answer["records"].items()}
+        records = {cache: ShardRecord(**record) for cache, record in answer["records"].items()}
         yield int(answer["shard"]), records
 
 

@@ -7,7 +7,7 @@ import textwrap
 from dataclasses import fields
 from typing import Any
 
-from sskt.methods import METHODS, Method
+from sskt.methods import METHODS, Method, Needs
 
 WIDTH = 110
 
@@ -21,10 +21,20 @@ def describe(name: str, method: type[Method]) -> str:
     """A line on the method, what it needs with its defaults, and a line for each option."""
     summary = (inspect.getdoc(method) or "").partition("\n")[0]
     needs = method.needs(method.Options())
-    wanted = f"{', '.join(needs.outputs)} of its sources" if needs.outputs else "no cache"
-    lines = [f"{name}: {summary}", f"  needs {wanted}{'; unlabelled images' if needs.pool else ''}"]
+    lines = [f"{name}: {summary}", f"  needs {'; '.join(_needed(needs))}"]
     lines += [_option(field.name, field.default, documents(method.Options)) for field in fields(method.Options)]
     return "\n".join(lines)
+
+
+def _needed(needs: Needs) -> list[str]:
+    """What a method asks of caches, graphs and batches, in words."""
+    read = {
+        f"{', '.join(needs.outputs)} of its sources": needs.outputs,
+        f"the {needs.graph} nearest neighbours of every image by each source's embedding": needs.graph,
+    }
+    shown = {"unlabelled images": needs.pool, "two views of every image": needs.pair, "turned views": needs.turned}
+    words = [name for name, asked in read.items() if asked] or ["no cache"]
+    return words + [name for name, asked in shown.items() if asked]
 
 
 def documents(options: type[Any]) -> dict[str, str]:

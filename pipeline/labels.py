@@ -17,8 +17,10 @@ import pyarrow.parquet as pq
 
 from cluster.storage import Storage
 from pipeline.canonical import canonical, digest
+from pipeline.columns import read_rows, write_columns
 from sskt.encodings import get_encoding
 from sskt.errors import DamagedError
+from sskt.views import TURN
 
 FORMAT = 1
 SMALLEST_SHARD, LARGEST_SHARD, USUAL_SHARDS = 64, 16384, 16
@@ -35,6 +37,8 @@ class CacheSpec:
     rows: int
     """Samples labelled: the pool, ids 0..rows-1."""
     output: str
+    turned: bool
+    """Whether it holds the turned views instead of the upright ones."""
     width: int
     """Values per view."""
     encoding: str
@@ -44,6 +48,17 @@ class CacheSpec:
     def id(self) -> str:
         """The name of the cache, which no other content can have."""
         return digest(self.identity())
+
+    @property
+    def name(self) -> str:
+        """What it is called among the caches of its source."""
+        return cache_name(self.output, turned=self.turned)
+
+    @cached_property
+    def view_ids(self) -> tuple[int, ...]:
+        """The views it holds of every sample, in their order."""
+        quarters = (1, 2, 3) if self.turned else (0,)
+        return tuple(number * TURN + view for number in quarters for view in range(self.view_count))
 
     @property
     def prefix(self) -> str:
@@ -71,7 +86,12 @@ class CacheSpec:
     @property
     def row_bytes(self) -> int:
         """Stored bytes for all views of one sample."""
-        return self.view_count * get_encoding(self.encoding).row_bytes(self.width)
+        return len(self.view_ids) * get_encoding(self.encoding).row_bytes(self.width)
+
+
+def cache_name(output: str, *, turned: bool) -> str:
+    """What a cache is called among those of its source."""
+    return f"turned {output}" if turned else output
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +148,7 @@ def commit_shard(
     storage: Storage, spec: CacheSpec, *, shard: int, payload: np.ndarray, passes: int, seconds: float
 ) -> ShardRecord:
     """Publish a shard, read it back, then record it. payload: uint8 [rows, M * bytes]."""
-    data = _to_parquet(spec, shard, payload)
+    data = write_columns({spec.output: payload}, statement=canonical(_statement(spec, shard)).encode())
     storage.write(shard_key(spec, shard), data)
     record = ShardRecord(
         shard=shard,
@@ -184,7 +204,7 @@ def load_manifest(storage: Storage, spec: CacheSpec) -> CacheManifest | None:
 def read_cache(storage: Storage, spec: CacheSpec, manifest: CacheManifest) -> np.ndarray:
     """Read and verify every shard. Returns uint8 [rows, M, bytes]."""
     parts = [read_shard(storage, spec, record) for record in manifest.shards]
-    return np.concatenate(parts).reshape(spec.rows, spec.view_count, -1)
+    return np.concatenate(parts).reshape(spec.rows, len(spec.view_ids), -1)
 
 
 def read_shard(storage: Storage, spec: CacheSpec, record: ShardRecord) -> np.ndarray:
@@ -201,29 +221,13 @@ def read_shard(storage: Storage, spec: CacheSpec, record: ShardRecord) -> np.nda
     if stated != expected:
         differing = ", ".join(name for name in expected if stated.get(name) != expected[name])
         raise DamagedError(f"{where}: the file says it is another shard ({differing} differ)")
-    return _rows(table.column(spec.output), spec.row_bytes)
-
-
-def _to_parquet(spec: CacheSpec, shard: int, payload: np.ndarray) -> bytes:
-    buffer = pa.py_buffer(np.ascontiguousarray(payload))
-    column = pa.FixedSizeBinaryArray.from_buffers(pa.binary(spec.row_bytes), len(payload), [None, buffer])
-    field = pa.field(spec.output, column.type, nullable=False)
-    schema = pa.schema([field], metadata={"sskt": canonical(_statement(spec, shard))})
-    sink = pa.BufferOutputStream()
-    table = pa.Table.from_arrays([column], schema=schema)
-    pq.write_table(table, sink, compression="none", use_dictionary=False, write_statistics=False)
-    return bytes(sink.getvalue())
+    rows = read_rows(table.column(spec.output))
+    if rows.shape != (record.rows, spec.row_bytes):
+        raise DamagedError(f"{where}: its shape is {list(rows.shape)}, not {[record.rows, spec.row_bytes]}")
+    return rows
 
 
 def _statement(spec: CacheSpec, shard: int) -> dict[str, Any]:
     """What a shard's file says of itself."""
     ids = spec.id_range(shard)
     return {"cache": spec.id, "shard": shard, "first_id": ids.start, "rows": len(ids), "views": spec.view_count}
-
-
-def _rows(column: pa.ChunkedArray, width: int) -> np.ndarray:
-    chunks = [
-        np.frombuffer(chunk.buffers()[1], dtype=np.uint8, count=len(chunk) * width, offset=chunk.offset * width)
-        for chunk in column.chunks
-    ]
-    return np.concatenate(chunks).reshape(-1, width)

@@ -2,7 +2,7 @@
 
 import hashlib
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -14,17 +14,18 @@ from cluster.storage import Storage
 from pipeline.canonical import canonical, digest
 from pipeline.packed import (
     IMAGE_FIELD,
-    PART_FIELDS,
     VERSION,
     PackedDataset,
     PackedPart,
     load_manifest,
+    part_schema,
     prefix,
     save_manifest,
 )
 from pipeline.parquet_images import read_parquet_images
 from pipeline.spill import Progress, Spill, decode_all
-from sskt.datasets import READERS, SPLITS, UNLABELLED, DatasetSettings, RawDataset
+from sskt.datasets import READERS, SPLITS, UNLABELLED, DatasetSettings, RawDataset, Record
+from sskt.datasets.records import label_table
 from sskt.datasets.splits import assign_splits, content_digest, order_key
 
 ALL_READERS: dict[str, Callable[[DatasetSettings], RawDataset]] = {**READERS, "parquet": read_parquet_images}
@@ -43,7 +44,8 @@ class _Arranged:
     order: NDArray[np.int64]
     """Row of `images` by sample id."""
     keys: list[str]
-    labels: NDArray[np.int32]
+    labels: NDArray[np.int32] | NDArray[np.int8]
+    """int32 [N], or int8 [N, classes] of a multi-label set, as in PackedArrays."""
     splits: NDArray[np.int8]
     digests: list[bytes]
 
@@ -84,10 +86,16 @@ def _arrange(spill: Spill, raw: RawDataset, settings: DatasetSettings) -> _Arran
         images=images,
         order=np.array(order, np.int64),
         keys=[records[row].key for row in order],
-        labels=np.array([records[row].label for row in order], np.int32),
+        labels=_labels([records[row] for row in order], raw),
         splits=splits[order],
         digests=[digests[row] for row in order],
     )
+
+
+def _labels(records: Sequence[Record], raw: RawDataset) -> NDArray[np.int32] | NDArray[np.int8]:
+    if raw.multi_label:
+        return label_table(records, classes=len(raw.classes))
+    return np.array([record.label for record in records], np.int32)
 
 
 def _store(
@@ -97,14 +105,16 @@ def _store(
     parts, histogram = _write_parts(arranged, storage, prefix(pack_id))
     mean, std = _mean_and_std(histogram)
     counts = {split: int((arranged.splits == code).sum()) for code, split in enumerate(SPLITS)}
+    training = arranged.labels[: counts["train"]]
     return PackedDataset(
         pack_id=pack_id,
         name=raw.name,
         classes=raw.classes,
+        multi_label=raw.multi_label,
         rows=len(arranged.order),
         pool=counts["train"],
-        unlabelled=int((arranged.labels == UNLABELLED).sum()),
-        labelled=_labelled(arranged, classes=len(raw.classes)),
+        unlabelled=int((training.reshape(len(training), -1) == UNLABELLED).all(axis=1).sum()),
+        labelled=_labelled(training, raw),
         validation=counts["validation"],
         test=counts["test"],
         channels=arranged.images.shape[1],
@@ -119,9 +129,10 @@ def _store(
     )
 
 
-def _labelled(arranged: _Arranged, *, classes: int) -> tuple[int, ...]:
-    usable = arranged.labels[(arranged.splits == SPLITS.index("train")) & (arranged.labels != UNLABELLED)]
-    return tuple(np.bincount(usable, minlength=classes).tolist())
+def _labelled(labels: NDArray[np.int32] | NDArray[np.int8], raw: RawDataset) -> tuple[int, ...]:
+    if raw.multi_label:
+        return tuple((labels == 1).sum(axis=0).tolist())
+    return tuple(np.bincount(labels[labels != UNLABELLED], minlength=len(raw.classes)).tolist())
 
 
 def _write_parts(
@@ -153,16 +164,27 @@ def part_rows(image_bytes: int) -> int:
 
 def _part_bytes(arranged: _Arranged, rows: slice, images: NDArray[np.uint8]) -> bytes:
     ids = np.arange(rows.start, rows.start + len(images))
-    columns = {"id": ids, "key": arranged.keys[rows], "label": arranged.labels[rows], "split": arranged.splits[rows]}
-    arrays = [pa.array(columns[name], kind) for name, kind in PART_FIELDS.items()]
-    pixels = pa.py_buffer(np.ascontiguousarray(images))
-    arrays.append(pa.FixedSizeBinaryArray.from_buffers(pa.binary(images[0].size), len(images), [None, pixels]))
-    table = pa.Table.from_arrays(arrays, [*PART_FIELDS, IMAGE_FIELD])
+    labels = arranged.labels[rows]
+    columns = {
+        "id": ids,
+        "key": arranged.keys[rows],
+        "label": labels if labels.ndim == 1 else _fixed_bytes(labels),
+        "split": arranged.splits[rows],
+        IMAGE_FIELD: _fixed_bytes(images),
+    }
+    label_classes = None if labels.ndim == 1 else labels.shape[1]
+    table = pa.table(columns, part_schema(pixels=images[0].size, label_classes=label_classes))
     sink = pa.BufferOutputStream()
     pq.write_table(
         table, sink, row_group_size=ROW_GROUP, compression="zstd", use_dictionary=False, write_statistics=False
     )
     return bytes(sink.getvalue())
+
+
+def _fixed_bytes(rows: NDArray[np.uint8] | NDArray[np.int8]) -> pa.FixedSizeBinaryArray:
+    """One value for each row of [n, ...], without a copy where they are adjacent."""
+    buffer = pa.py_buffer(np.ascontiguousarray(rows))
+    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(rows[0].size), len(rows), [None, buffer])
 
 
 def _mean_and_std(histogram: NDArray[np.int64]) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -181,7 +203,9 @@ def _mean_and_std(histogram: NDArray[np.int64]) -> tuple[tuple[float, ...], tupl
 def _fingerprint(arranged: _Arranged, classes: tuple[str, ...]) -> str:
     _, channels, size, _ = arranged.images.shape
     content = hashlib.sha256(canonical({"classes": classes, "size": size, "channels": channels}).encode())
-    labels, splits = arranged.labels.astype("<i4"), arranged.splits
+    labels, splits = arranged.labels, arranged.splits
+    if labels.ndim == 1:
+        labels = labels.astype("<i4")
     for image, label, split in zip(arranged.digests, labels, splits, strict=True):
         content.update(image + label.tobytes() + split.tobytes())
     return content.hexdigest()

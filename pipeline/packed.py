@@ -16,11 +16,9 @@ from pipeline.canonical import canonical
 from sskt.errors import DamagedError
 from sskt.networks import ImageFormat
 
-VERSION: Literal[2] = 2
+VERSION: Literal[3] = 3
 
 IMAGE_FIELD = "image"
-PART_FIELDS = {"id": pa.int64(), "key": pa.string(), "label": pa.int32(), "split": pa.int8()}
-"""Columns of a part, beside the image: FixedSizeBinary of C*H*W bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,16 +35,19 @@ class PackedPart:
 class PackedDataset:
     """Everything a manifest says. Rows: the training images (the pool), then validation, then test."""
 
-    version: Literal[2] = VERSION
+    version: Literal[3] = VERSION
     pack_id: str
     name: str
     classes: tuple[str, ...]
+    multi_label: bool
+    """Whether several classes may hold for one image, or none."""
     rows: int
     pool: int
     """Training images, with and without labels: ids 0..pool-1."""
     unlabelled: int
+    """Training images of which no label is known."""
     labelled: tuple[int, ...]
-    """Training images that have a label, by class."""
+    """Training images that a class holds for, by class."""
     validation: int
     test: int
     channels: int
@@ -75,13 +76,20 @@ class PackedArrays:
 
     images: NDArray[np.uint8]
     """[N, C, H, W]"""
-    labels: NDArray[np.int64]
-    """[N]; -1 is unlabelled."""
+    labels: NDArray[np.int64] | NDArray[np.int8]
+    """int64 [N], -1 is unlabelled; of a multi-label set int8 [N, classes]: 1 holds, 0 does not, -1 is unknown."""
     splits: NDArray[np.int8]
     """[N]; 0 train, 1 validation, 2 test."""
 
 
 _MANIFEST = TypeAdapter(PackedDataset)
+
+
+def part_schema(*, pixels: int, label_classes: int | None) -> pa.Schema:
+    """Columns of a part; `label_classes` is None where an image has one label, `pixels` is C*H*W."""
+    label = pa.int32() if label_classes is None else pa.binary(label_classes)
+    columns = {"id": pa.int64(), "key": pa.string(), "label": label, "split": pa.int8(), IMAGE_FIELD: pa.binary(pixels)}
+    return pa.schema(columns)
 
 
 def prefix(pack_id: str) -> str:
@@ -119,13 +127,17 @@ def image_format(packed: PackedDataset) -> ImageFormat:
 def read_packed(packed: PackedDataset, storage: Storage) -> PackedArrays:
     """Read all parts, verified, into memory."""
     images = np.empty((packed.rows, packed.channels, packed.size, packed.size), np.uint8)
-    labels, splits = np.empty(packed.rows, np.int64), np.empty(packed.rows, np.int8)
+    labels, splits = _empty_labels(packed), np.empty(packed.rows, np.int8)
     start = 0
     for part in packed.parts:
         table = _read_part(packed, part, storage, first_id=start)
         rows = slice(start, start + part.rows)
-        copy_images(table.column(IMAGE_FIELD), images[rows])
-        labels[rows], splits[rows] = table.column("label").to_numpy(), table.column("split").to_numpy()
+        copy_rows(table.column(IMAGE_FIELD), images[rows])
+        splits[rows] = table.column("split").to_numpy()
+        if packed.multi_label:
+            copy_rows(table.column("label"), labels[rows].view(np.uint8))
+        else:
+            labels[rows] = table.column("label").to_numpy()
         start = rows.stop
     if start != packed.rows:
         raise DamagedError(
@@ -143,7 +155,7 @@ def read_images(packed: PackedDataset, storage: Storage, ids: range) -> NDArray[
         if first < last:
             table = _read_part(packed, part, storage, first_id=start)
             column = table.column(IMAGE_FIELD).slice(first - start, last - first)
-            copy_images(column, images[first - ids.start : last - ids.start])
+            copy_rows(column, images[first - ids.start : last - ids.start])
         start += part.rows
     return images
 
@@ -157,10 +169,10 @@ def _read_part(packed: PackedDataset, part: PackedPart, storage: Storage, *, fir
     if digest != part.sha256:
         raise _damaged(packed, f"{key}: sha256 of its {len(data)} bytes is {digest[:16]}, not {part.sha256[:16]}")
     table = pq.read_table(pa.BufferReader(data))
-    image = pa.binary(packed.channels * packed.size**2)
-    for name, kind in {**PART_FIELDS, IMAGE_FIELD: image}.items():
-        if name not in table.column_names or table.schema.field(name).type != kind:
-            raise _damaged(packed, f"{key}: {name} is not a column of type {kind}")
+    label_classes = len(packed.classes) if packed.multi_label else None
+    for field in part_schema(pixels=packed.channels * packed.size**2, label_classes=label_classes):
+        if field.name not in table.column_names or table.schema.field(field.name).type != field.type:
+            raise _damaged(packed, f"{key}: {field.name} is not a column of type {field.type}")
     if table.num_rows != part.rows:
         raise _damaged(packed, f"{key}: rows is {table.num_rows}, not {part.rows}")
     if not np.array_equal(table.column("id").to_numpy(), np.arange(first_id, first_id + part.rows)):
@@ -172,9 +184,15 @@ def _damaged(packed: PackedDataset, what: str) -> DamagedError:
     return DamagedError(f"{what}; delete {packed.prefix}/manifest.json to pack again")
 
 
-def copy_images(column: pa.ChunkedArray, images: NDArray[np.uint8]) -> None:
-    """Copy a FixedSizeBinary column into [n, C, H, W], whole buffers at a time."""
-    flat = images.reshape(-1)
+def _empty_labels(packed: PackedDataset) -> NDArray[np.int64] | NDArray[np.int8]:
+    if packed.multi_label:
+        return np.empty((packed.rows, len(packed.classes)), np.int8)
+    return np.empty(packed.rows, np.int64)
+
+
+def copy_rows(column: pa.ChunkedArray, rows: NDArray[np.uint8]) -> None:
+    """Copy a FixedSizeBinary column into contiguous [n, ...], whole buffers at a time."""
+    flat = rows.reshape(-1)
     start = 0
     for chunk in column.chunks:
         width = chunk.type.byte_width

@@ -1,4 +1,4 @@
-"""Images in Parquet as Hugging Face writes them: `image: struct<bytes, path>` or binary, and an integer `label`."""
+"""Images in Parquet as Hugging Face writes them: `image: struct<bytes, path>` or binary, and integers as `label`."""
 
 import io
 import json
@@ -13,11 +13,15 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from sskt.datasets import UNLABELLED, DatasetSettings, RawDataset, Record, Split, existing_path, files_signature
+from sskt.datasets.records import Label
 from sskt.errors import InputError
 
 
 def read_parquet_images(settings: DatasetSettings) -> RawDataset:
-    """Read the labels of a file, or of all `*.parquet` of a folder; images stay encoded in the files."""
+    """Read the labels of a file, or of all `*.parquet` of a folder; images stay encoded in the files.
+
+    A label that is a list of integers names the classes that hold, and makes a multi-label set.
+    """
     root = existing_path(settings.path or "")
     files = [_File(path, "dataset.path") for path in _paths(root, "dataset.path")]
     test_files: list[_File] = []
@@ -29,7 +33,8 @@ def read_parquet_images(settings: DatasetSettings) -> RawDataset:
     names, labels = _classes([*files, *test_files])
     records = [record for file in files for record in _records(file, labels, "train" if test_files else None)]
     records += [record for file in test_files for record in _records(file, labels, "test")]
-    return RawDataset(files[0].path.resolve().parent.name, names, records, signature)
+    name = files[0].path.resolve().parent.name
+    return RawDataset(name, names, records, signature, multi_label=files[0].multi_label)
 
 
 def _paths(root: Path, field: str) -> list[Path]:
@@ -55,7 +60,8 @@ class _File:
             self._file = pq.ParquetFile(path, memory_map=True)
             self.schema: pa.Schema = self._file.schema_arrow
             self._check_schema()
-            self.labels: list[int | None] = self._file.read(columns=["label"]).column("label").to_pylist()
+            self.multi_label = _is_list(self.schema.field("label").type)
+            self.labels: list[Any] = self._file.read(columns=["label"]).column("label").to_pylist()
         except (pa.ArrowException, OSError) as error:
             reason = " ".join(str(error).split())
             raise InputError(f"{field}: {str(path)!r} is not a readable Parquet file: {reason}") from error
@@ -68,6 +74,12 @@ class _File:
         for group in range(self._file.num_row_groups):
             for row in range(self._file.metadata.row_group(group).num_rows):
                 yield group, row
+
+    def named_labels(self) -> set[int | None]:
+        """Return every label that names a class; what unlabelled rows hold does not."""
+        if self.multi_label:
+            return {label for labels in self.labels if labels is not None for label in labels}
+        return set(self.labels) - {None, UNLABELLED}
 
     def encoded(self, group: int, row: int) -> bytes:
         """Return the image as it was written, JPEG or PNG."""
@@ -83,12 +95,12 @@ class _File:
             image, label = self.schema.field("image").type, self.schema.field("label").type
             if pa.types.is_struct(image) and image.get_field_index("bytes") >= 0:
                 image = image.field("bytes").type
-            if _is_binary(image) and pa.types.is_integer(label):
+            if _is_binary(image) and pa.types.is_integer(label.value_type if _is_list(label) else label):
                 return
         found = ", ".join(f"{field.name}: {field.type}" for field in self.schema)
         raise InputError(
             f"{self.field}: {str(self.path)!r} has the columns {found}; "
-            "needed are image (binary, or struct with bytes) and label (an integer)"
+            "needed are image (binary, or struct with bytes) and label (an integer, or a list of integers)"
         )
 
     def _read_group(self, group: int) -> pa.ChunkedArray:
@@ -99,13 +111,17 @@ def _is_binary(kind: pa.DataType) -> bool:
     return kind in (pa.binary(), pa.large_binary())
 
 
+def _is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+
+
 def _classes(files: Sequence[_File]) -> tuple[tuple[str, ...], dict[int | None, int]]:
     """Names of the classes, and the class of each stored label; labels without names are their own."""
-    found = {label: file for file in files for label in set(file.labels) if label not in (None, UNLABELLED)}
-    names = _class_names(files[0])
-    for file in files:
-        if _class_names(file) != names:
-            raise InputError(f"{file.field}: {str(file.path)!r} names other classes than {str(files[0].path)!r}")
+    names = _agreed_names(files)
+    found = {label: file for file in files for label in file.named_labels()}
+    for label in {None, UNLABELLED} & set(found):
+        where = f"{found[label].field}: {str(found[label].path)!r}"
+        raise InputError(f"{where} has {label} in a list of labels; a row of which nothing is known is null as a whole")
     if names is None:
         return tuple(str(label) for label in sorted(found)), {label: row for row, label in enumerate(sorted(found))}
     for label, file in found.items():
@@ -115,6 +131,16 @@ def _classes(files: Sequence[_File]) -> tuple[tuple[str, ...], dict[int | None, 
                 f"labels have to be 0..{len(names) - 1}, or null where there is none"
             )
     return names, {label: label for label in found}
+
+
+def _agreed_names(files: Sequence[_File]) -> tuple[str, ...] | None:
+    first = files[0]
+    for file in files:
+        if file.multi_label != first.multi_label:
+            raise InputError(f"{file.field}: only one of {str(file.path)!r} and {str(first.path)!r} has lists as label")
+        if _class_names(file) != _class_names(first):
+            raise InputError(f"{file.field}: {str(file.path)!r} names other classes than {str(first.path)!r}")
+    return _class_names(first)
 
 
 def _class_names(file: _File) -> tuple[str, ...] | None:
@@ -131,17 +157,29 @@ def _class_names(file: _File) -> tuple[str, ...] | None:
 
 
 def _hugging_face_names(metadata: bytes) -> Any:
-    value = json.loads(metadata)
-    for step in ("info", "features", "label", "names"):
-        value = value.get(step) if isinstance(value, dict) else None
-    return value
+    feature = json.loads(metadata)
+    for step in ("info", "features", "label"):
+        feature = _member(feature, step)
+    if isinstance(feature, list):  # a feature in brackets is a list of it
+        feature = feature[0] if feature else None
+    return _member(_member(feature, "feature") or feature, "names")
+
+
+def _member(value: Any, name: str) -> Any:
+    return value.get(name) if isinstance(value, dict) else None
 
 
 def _records(file: _File, labels: dict[int | None, int], split: Split | None) -> Iterator[Record]:
     prefix = "test/" if split == "test" else ""  # both files may have the same name
     for row, (label, (group, place)) in enumerate(zip(file.labels, file.positions(), strict=True)):
-        known = labels.get(label, UNLABELLED)
-        yield Record(f"{prefix}{file.path.name}:{row}", known, split, partial(_load, file, group, place))
+        key, known = f"{prefix}{file.path.name}:{row}", _known(label, labels)
+        yield Record(key, known, split, partial(_load, file, group, place))
+
+
+def _known(label: Any, labels: dict[int | None, int]) -> Label:
+    if isinstance(label, list):
+        return tuple(sorted({labels[each] for each in label}))
+    return labels.get(label, UNLABELLED)
 
 
 def _load(file: _File, group: int, row: int) -> Image.Image:

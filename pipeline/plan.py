@@ -1,5 +1,6 @@
 """What an experiment amounts to: its packed data, its sources, its caches, its trials, each with an id."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -9,16 +10,21 @@ import torch
 
 from pipeline.canonical import canonical, digest, plain
 from pipeline.experiment import Experiment, Trial
-from pipeline.labels import CacheSpec
+from pipeline.graphs import GraphSpec
+from pipeline.labels import CacheSpec, cache_name
 from pipeline.packed import PackedDataset, image_format
 from sskt.errors import InputError
-from sskt.methods import Facts, Needs, SourceFacts, get_method
+from sskt.maps import MapShape
+from sskt.methods import Facts, Needs, SourceFacts, check_trial, get_method
 from sskt.networks import build_target
+from sskt.networks.architecture import errors_in
 from sskt.sources import Source, load_source
 from sskt.views import Recipe, make_recipe
 
 SourceCaches = dict[str, CacheSpec]
-"""The caches of one source, by output."""
+"""The caches of one source, by name."""
+
+MAP_OUTPUTS = {"attention", "features"}
 
 SEMANTICS = 1
 """Part of every run key; raised when the same settings begin to mean another training."""
@@ -45,9 +51,11 @@ class Plan:
     recipe: Recipe
     sources: dict[str, Source]
     caches: dict[str, SourceCaches]
-    """By source: every output that could be asked for."""
-    taps: dict[str, tuple[int, ...]]
-    """Channels of the taps of every target of the experiment, by its settings."""
+    """By source that is not live, then by name: what its outputs are, or would be, stored as."""
+    maps: dict[str, tuple[MapShape, ...]]
+    """The taps of every source of whose maps something is asked."""
+    taps: dict[str, tuple[MapShape, ...]]
+    """The taps of every target of the experiment, by its settings."""
 
     @cached_property
     def trials(self) -> list[PlannedTrial]:
@@ -55,32 +63,40 @@ class Plan:
         return [self._planned(trial) for trial in self.experiment.trials()]
 
     def caches_for(self, trials: Sequence[PlannedTrial]) -> dict[str, SourceCaches]:
-        """The caches that some trials read: the union of what their methods need, by source."""
-        read: dict[str, SourceCaches] = {}
+        """The caches that some trials depend on: the union of what their methods need, by source."""
+        wanted: dict[str, SourceCaches] = {}
         for planned in trials:
-            for name in planned.trial.sources if planned.needs.outputs else ():
-                for output in planned.needs.outputs:
-                    read.setdefault(name, {})[output] = self.caches[name][output]
-        return read
+            for name in self.cached(planned):
+                for cache in caches_of(planned.needs):
+                    wanted.setdefault(name, {})[cache] = self.caches[name][cache]
+        return wanted
+
+    def graphs_for(self, trials: Sequence[PlannedTrial]) -> dict[str, GraphSpec]:
+        """The graphs that some trials read, by what they are called."""
+        return {
+            graph_name(name, planned.needs.graph): self._graph(name, planned.needs.graph)
+            for planned in trials
+            for name in planned.trial.sources
+            if planned.needs.graph
+        }
+
+    def cached(self, planned: PlannedTrial) -> list[str]:
+        """The sources that a trial reads from caches."""
+        return [name for name in planned.trial.sources if caches_of(planned.needs) and name in self.caches]
+
+    def _graph(self, name: str, neighbours: int) -> GraphSpec:
+        return GraphSpec(embedding=self.caches[name]["embedding"], neighbours=neighbours)
 
     def _planned(self, trial: Trial) -> PlannedTrial:
         self._check_labels(trial)
-        method, training = get_method(trial.method), trial.training
-        workers = self.experiment.resources.workers
-        sources = {name: self.sources[name] for name in trial.sources}
-        facts = Facts(
-            classes=len(self.packed.classes),
-            image=image_format(self.packed),
-            sources={name: SourceFacts(source.classes, source.embedding_dim) for name, source in sources.items()},
-            taps=self.taps[canonical(trial.target)],
-            rows=training.batch_size // workers,
-            pool_rows=(training.pool_batch_size or training.batch_size) // workers,
-        )
+        method = get_method(trial.method)
+        facts, needs = self._facts(trial), method.needs(trial.options)
         try:
-            method.check(trial.options, facts)
+            check_trial(method, trial.options, facts, trial.training)
+            self._check_graphs(trial, needs)
+            self._check_frozen(trial)
         except InputError as error:
             raise InputError(f"methods: {trial.label!r}: {error}") from error
-        needs = method.needs(trial.options)
         spec = {
             "trial": {name: value for name, value in vars(trial).items() if name != "label"},  # only a name
             "semantics": SEMANTICS,
@@ -91,6 +107,40 @@ class Plan:
         }
         return PlannedTrial(trial=trial, run_key=digest(spec), spec=plain(spec), needs=needs, facts=facts)
 
+    def _facts(self, trial: Trial) -> Facts:
+        training, workers = trial.training, self.experiment.resources.workers
+        sources = {
+            name: SourceFacts(source.classes, source.embedding_dim, self.maps.get(name, ()))
+            for name, source in self.sources.items()
+            if name in trial.sources
+        }
+        return Facts(
+            classes=len(self.packed.classes),
+            image=image_format(self.packed),
+            sources={name: sources[name] for name in trial.sources},
+            taps=self.taps.get(canonical(trial.target), ()),
+            rows=training.batch_size // workers,
+            pool_rows=(training.pool_batch_size or training.batch_size) // workers,
+            pool_size=self.packed.pool,
+            views=self.experiment.views.count,
+            workers=workers,
+            multi_label=self.packed.multi_label,
+        )
+
+    def _check_graphs(self, trial: Trial, needs: Needs) -> None:
+        live = [name for name in trial.sources if name not in self.caches]
+        if needs.graph and live:
+            raise InputError(
+                f"sources.{live[0]}.live is true; the neighbours that this method asks for come from a cache of the "
+                "source's embeddings, so it has to be false"
+            )
+
+    def _check_frozen(self, trial: Trial) -> None:
+        """Of a method that trains a source's own network; others find out when their target is built."""
+        if trial.target.frozen and not get_method(trial.method).builds_target:
+            with errors_in("target."):
+                copy.deepcopy(self.sources[trial.sources[0]].network).freeze(trial.target.frozen)
+
     def _check_labels(self, trial: Trial) -> None:
         wanted = trial.training.labels_per_class or 0
         for name, there in zip(self.packed.classes, self.packed.labelled, strict=True):
@@ -100,9 +150,23 @@ class Plan:
                 )
 
     def _source_id(self, name: str, needs: Needs) -> Any:
-        if not needs.outputs:
+        if not caches_of(needs):  # only its weights count
             return [name, self.sources[name].identity()]
-        return [name, *(self.caches[name][output].id for output in needs.outputs)]
+        if name not in self.caches:
+            return [name, "live", self.sources[name].identity()]
+        return [name, *(self.caches[name][cache].id for cache in caches_of(needs))]
+
+
+def caches_of(needs: Needs) -> tuple[str, ...]:
+    """The caches of each source that a method depends on, by name; a graph comes from the embedding."""
+    turned = [cache_name(output, turned=True) for output in needs.outputs if needs.turned]
+    graphs = ["embedding"] if needs.graph and "embedding" not in needs.outputs else []
+    return (*needs.outputs, *turned, *graphs)
+
+
+def graph_name(source: str, neighbours: int) -> str:
+    """What a graph is called."""
+    return f"{source}, {neighbours} neighbours"
 
 
 def torch_version() -> str:
@@ -118,29 +182,40 @@ def load_sources(experiment: Experiment) -> dict[str, Source]:
 
 def make_plan(experiment: Experiment, packed: PackedDataset, *, sources: dict[str, Source]) -> Plan:
     """Check everything that can be checked without running a source or a trial."""
+    for split, images in (("validation", packed.validation), ("test", packed.test)):
+        if not images:
+            raise InputError(f"dataset.{split} leaves no image to measure on; it has to be above 0")
     recipe = make_recipe(experiment.views, image_size=packed.size)
+    needs = [(trial.sources, get_method(trial.method).needs(trial.options)) for trial in experiment.trials()]
+    asked = {name for names, need in needs for name in names if MAP_OUTPUTS & set(need.outputs)}
+    maps = {name: source.map_shapes(image_format(packed)) for name, source in sources.items() if name in asked}
     caches = {
-        name: _cache_specs(experiment, packed=packed, recipe=recipe, source=source) for name, source in sources.items()
+        name: _cache_specs(experiment, packed=packed, recipe=recipe, source=source, maps=maps.get(name, ()))
+        for name, source in sources.items()
+        if not experiment.sources[name].live
     }
     taps = _targets_taps(experiment, packed)
-    plan = Plan(experiment=experiment, packed=packed, recipe=recipe, sources=sources, caches=caches, taps=taps)
+    plan = Plan(
+        experiment=experiment, packed=packed, recipe=recipe, sources=sources, caches=caches, maps=maps, taps=taps
+    )
     _ = plan.trials  # refuses impossible combinations now, before anything runs
     return plan
 
 
-def _targets_taps(experiment: Experiment, packed: PackedDataset) -> dict[str, tuple[int, ...]]:
+def _targets_taps(experiment: Experiment, packed: PackedDataset) -> dict[str, tuple[MapShape, ...]]:
     """Build every target once: one that cannot be built is refused now, not in a worker."""
     image, taps = image_format(packed), {}
     for trial in experiment.trials():
         key = canonical(trial.target)
-        if key not in taps:
+        if key not in taps and get_method(trial.method).builds_target:
             target = build_target(trial.target, classes=len(packed.classes), image=image)
-            taps[key] = target.tap_channels(image.size, image.channels)
+            taps[key] = target.tap_shapes(image.size, image.channels)
     return taps
 
 
-def _cache_specs(experiment: Experiment, *, packed: PackedDataset, recipe: Recipe, source: Source) -> SourceCaches:
-    widths = {"logits": source.classes, "embedding": source.embedding_dim}
+def _cache_specs(
+    experiment: Experiment, *, packed: PackedDataset, recipe: Recipe, source: Source, maps: tuple[MapShape, ...]
+) -> SourceCaches:
     known = CacheSpec(
         source=source.identity(),
         dataset=packed.fingerprint,
@@ -148,11 +223,18 @@ def _cache_specs(experiment: Experiment, *, packed: PackedDataset, recipe: Recip
         view_count=experiment.views.count,
         rows=packed.pool,
         output="",
+        turned=False,
         width=0,
         encoding=experiment.cache.encoding,
         numerics=_numerics(experiment),
     )
-    return {output: replace(known, output=output, width=width) for output, width in widths.items()}
+    specs = [
+        replace(known, output=output, width=width, turned=turned)
+        for output, width in source.widths(maps).items()
+        for turned in (False, True)
+        if width  # without maps there is nothing to store of them
+    ]
+    return {spec.name: spec for spec in specs}
 
 
 def _numerics(experiment: Experiment) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pipeline.labels import load_manifest
 from pipeline.plan import Plan, PlannedTrial
 from pipeline.results import Result, read_failure, read_result
 from pipeline.statistics import Change, Summary, compare, summarise
+from sskt.metrics import TITLES, main_metric
 
 SCRATCH = "scratch"
 """The method every other is compared with."""
@@ -24,7 +25,7 @@ class Row:
     label: str
     wanted: int
     scores: dict[int, float] = field(default_factory=dict)
-    """Test accuracy in % by seed, after the last epoch."""
+    """The metric on the test split in % by seed, after the last epoch."""
     failures: dict[int, str] = field(default_factory=dict)
     summary: Summary | None = None
     change: Change | None = None
@@ -53,6 +54,7 @@ class Report:
     """What an experiment has shown so far."""
 
     title: str
+    metric: str
     rows: list[Row]
     cost: Cost
 
@@ -66,12 +68,13 @@ def make_report(plan: Plan, storage: Storage) -> Report:
         _enter(row, planned, results[planned.run_key], storage)
     _compare_rows(rows, plan)
     found = [result for result in results.values() if result is not None]
-    return Report(_title(plan, len(found)), list(rows.values()), _cost(plan, storage, found))
+    metric = main_metric(multi_label=plan.packed.multi_label)
+    return Report(_title(plan, len(found)), metric, list(rows.values()), _cost(plan, storage, found))
 
 
 def _enter(row: Row, planned: PlannedTrial, result: Result | None, storage: Storage) -> None:
     if result is not None:
-        row.scores[planned.trial.seed] = result["test_accuracy"]
+        row.scores[planned.trial.seed] = result["test"][result["metric"]]
         return
     reason = read_failure(storage, planned.run_key)
     if reason is not None:
@@ -120,12 +123,16 @@ def _title(plan: Plan, done: int) -> str:
 
 
 LONGEST_REASON = 100
-HEADINGS = ("trial", "test accuracy %", "n", "against scratch [95 %]", "verdict")
 
 
 def table(report: Report) -> list[tuple[str, ...]]:
-    """The rows of the report as text, under HEADINGS."""
-    return [(row.label, _score(row), _count(row), _change(row), _verdict(row)) for row in report.rows]
+    """The rows of the report as text, below their headings."""
+    headings = ("trial", f"test {TITLES[report.metric]} %", "n", "against scratch [95 %]", "verdict")
+    return [headings, *(_cells(row) for row in report.rows)]
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    return (row.label, _score(row), _count(row), _change(row), _verdict(row))
 
 
 def _score(row: Row) -> str:
@@ -154,8 +161,8 @@ def _verdict(row: Row) -> str:
 
 def to_markdown(report: Report) -> str:
     """The report as a Markdown table that also reads well as plain text."""
-    lines = [HEADINGS, *table(report)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(HEADINGS))]
+    lines = table(report)
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     rendered = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
     ]
@@ -167,7 +174,7 @@ def to_csv(report: Report) -> str:
     """One line per trial."""
     sink = io.StringIO()
     writer = csv.writer(sink)
-    writer.writerow(("trial", "seed", "test_accuracy", "failure"))
+    writer.writerow(("trial", "seed", f"test_{report.metric}", "failure"))
     for row in report.rows:
         writer.writerows((row.label, seed, score, "") for seed, score in sorted(row.scores.items()))
         writer.writerows((row.label, seed, "", reason) for seed, reason in sorted(row.failures.items()))
@@ -180,6 +187,7 @@ def write_report(report: Report, storage: Storage, *, name: str) -> str:
     storage.write(f"reports/{name}.md", to_markdown(report).encode())
     storage.write(f"reports/{name}.csv", to_csv(report).encode())
     storage.write(
-        f"reports/{name}.json", canonical({"title": report.title, "rows": rows, "cost": report.cost}).encode()
+        f"reports/{name}.json",
+        canonical({"title": report.title, "metric": report.metric, "rows": rows, "cost": report.cost}).encode(),
     )
     return f"reports/{name}.md"

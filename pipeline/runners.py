@@ -76,7 +76,7 @@ def _tune_trial(config: dict[str, Any], *, trials: list[PlannedTrial], materials
         write_failure(open_storage(materials.storage_uri), planned.run_key, str(error))
         tune.report({"failure": str(error)})
     else:
-        tune.report({"test_accuracy": result["test_accuracy"]})
+        tune.report(result["test"])
 
 
 def _make_callback(planned: list[PlannedTrial], storage_uri: str, tell: Callable[[Finished], None]) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cluster.storage import open_storage
+from cluster.storage import Storage, open_storage
 from pipeline.labels import CacheSpec, ShardRecord, commit_shard
 from pipeline.packed import PackedDataset, read_images
 from sskt.encodings import encode_output, get_encoding
@@ -23,7 +23,7 @@ class ShardJob:
 
     storage_uri: str
     specs: dict[str, CacheSpec]
-    """The caches by output; what a shard lacks of them is made in one pass of the source."""
+    """The caches by name; what a shard lacks of those with the same views is made in one pass of the source."""
     source_name: str
     source: SourceSettings
     recipe: Recipe
@@ -46,49 +46,60 @@ class ShardWriter:
         self.source.network.to(job.device)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Make some outputs of one shard; return the number of images and the records by output."""
+        """Make one shard of some caches; return the records by cache."""
         shard = int(row["shard"])
         try:
-            records = make_shard(self.source, self.job, shard=shard, outputs=tuple(row["outputs"]))
+            records = make_shard(self.source, self.job, shard=shard, names=tuple(row["caches"]))
         except Exception as error:
             raise SsktError(f"shard {shard}: {type(error).__name__}: {error}") from error
-        return {"shard": shard, "records": {output: asdict(record) for output, record in records.items()}}
+        return {"shard": shard, "records": {name: asdict(record) for name, record in records.items()}}
 
 
-def make_shard(source: Source, job: ShardJob, *, shard: int, outputs: tuple[str, ...]) -> dict[str, ShardRecord]:
-    """Run the source over a shard's views, once, and commit each output."""
-    storage, before = open_storage(job.storage_uri), source.passes
-    images = torch.from_numpy(read_images(job.packed, storage, job.specs[outputs[0]].id_range(shard)))
-    began = time.perf_counter()
-    payloads = label_shard(source, images, job=job, shard=shard, outputs=outputs)
+def make_shard(source: Source, job: ShardJob, *, shard: int, names: tuple[str, ...]) -> dict[str, ShardRecord]:
+    """Run the source over a shard's views, once, and commit each cache's part."""
+    storage, records = open_storage(job.storage_uri), {}
+    images = torch.from_numpy(read_images(job.packed, storage, job.specs[names[0]].id_range(shard)))
+    for turned in (False, True):
+        specs = [job.specs[name] for name in names if job.specs[name].turned == turned]
+        if specs:
+            records |= _make_alike(source, job, images, storage, shard=shard, specs=specs)
+    return records
+
+
+def _make_alike(
+    source: Source, job: ShardJob, images: torch.Tensor, storage: Storage, *, shard: int, specs: list[CacheSpec]
+) -> dict[str, ShardRecord]:
+    """Make the parts of caches that hold the same views."""
+    before, began = source.passes, time.perf_counter()
+    payloads = label_shard(source, images, job=job, shard=shard, specs=specs)
     seconds, passes, records = time.perf_counter() - began, source.passes - before, {}
-    for output, payload in payloads.items():
-        records[output] = commit_shard(
-            storage, job.specs[output], shard=shard, payload=payload, passes=passes, seconds=seconds
-        )
+    for spec, payload in zip(specs, payloads, strict=True):
+        records[spec.name] = commit_shard(storage, spec, shard=shard, payload=payload, passes=passes, seconds=seconds)
         seconds, passes = 0.0, 0  # what one pass cost is told once
     return records
 
 
 def label_shard(
-    source: Source, images: torch.Tensor, *, job: ShardJob, shard: int, outputs: tuple[str, ...]
-) -> dict[str, np.ndarray]:
-    """What the source says of all views of a shard's images, uint8 [rows, C, S, S]: uint8 [rows, M * bytes] by output.
+    source: Source, images: torch.Tensor, *, job: ShardJob, shard: int, specs: list[CacheSpec]
+) -> list[np.ndarray]:
+    """What the source says of all views of a shard's images, uint8 [rows, C, S, S]: uint8 [rows, M * bytes] by spec.
 
-    Batches are cut by position in the shard alone, so a shard's bytes do not depend on who makes it.
+    The specs hold the same views. Batches are cut by position in the shard alone, so a shard's bytes do not depend on
+    who makes it.
     """
-    spec = job.specs[outputs[0]]
-    rows = torch.arange(len(images)).repeat_interleave(spec.view_count)
-    views = torch.arange(spec.view_count).repeat(len(images))
-    first_id = spec.id_range(shard).start
-    parts: dict[str, list[torch.Tensor]] = {output: [] for output in outputs}
+    view_ids, first_id = torch.tensor(specs[0].view_ids), specs[0].id_range(shard).start
+    rows = torch.arange(len(images)).repeat_interleave(len(view_ids))
+    views = view_ids.repeat(len(images))
+    show = job.recipe.apply_turned if specs[0].turned else job.recipe.apply
+    parts: list[list[torch.Tensor]] = [[] for _ in specs]
     for some, seen in zip(rows.split(job.batch_size), views.split(job.batch_size), strict=True):
-        pictures = job.recipe.apply(images[some], ids=some + first_id, views=seen).to(job.device)
-        for output, values in source.outputs(pictures, outputs).items():
+        pictures = show(images[some], ids=some + first_id, views=seen).to(job.device)
+        answers = source.outputs(pictures, tuple(spec.output for spec in specs))
+        for spec, part in zip(specs, parts, strict=True):
+            values = answers[spec.output]
             if not values.isfinite().all():
                 raise SsktError(
-                    f"{output} of samples {first_id + int(some[0])}..{first_id + int(some[-1])} are not finite"
+                    f"{spec.name} of samples {first_id + int(some[0])}..{first_id + int(some[-1])} are not finite"
                 )
-            encoding = get_encoding(job.specs[output].encoding)
-            parts[output].append(encode_output(output, values, encoding).cpu())
-    return {output: torch.cat(encoded).view(len(images), -1).numpy() for output, encoded in parts.items()}
+            part.append(encode_output(spec.output, values, get_encoding(spec.encoding)).cpu())
+    return [torch.cat(part).view(len(images), -1).numpy() for part in parts]

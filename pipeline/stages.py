@@ -14,6 +14,7 @@ from cluster.storage import Storage, StorageError, open_storage
 from pipeline.cache import CacheOutcome, ensure_caches
 from pipeline.checkpoints import Checkpoints
 from pipeline.experiment import Experiment
+from pipeline.graphs import ensure_graphs
 from pipeline.pack import pack
 from pipeline.plan import Plan, PlannedTrial, load_sources, make_plan
 from pipeline.progress import Progress
@@ -22,6 +23,7 @@ from pipeline.runners import run_plain, run_train
 from pipeline.sweep import SweepOutcome, sweep
 from pipeline.trials import gather_materials, network_key
 from sskt.errors import DamagedError, InputError
+from sskt.metrics import TITLES
 
 WATCH_SECONDS = 0.5
 
@@ -57,7 +59,8 @@ class Stages:
 
     def cache(self, plan: Plan, *, trials: list[PlannedTrial] | None = None) -> dict[str, CacheOutcome]:
         """Make what is missing of the caches that some trials read (all trials for None)."""
-        wanted = plan.caches_for(plan.trials if trials is None else trials)
+        trials = plan.trials if trials is None else trials
+        wanted = plan.caches_for(trials)
         outcomes = ensure_caches(plan, self.storage, wanted=wanted)
         for name, outcome in outcomes.items():
             for damage in outcome.repaired:
@@ -66,6 +69,12 @@ class Stages:
             for output, manifest in outcome.manifests.items():
                 told = f"{manifest.bytes / 1e6:.2f} MB, content {manifest.content} [{manifest.id}]"
                 self.say(f"cache   {name} {output}: {how}; {told}")
+        resources = self.experiment.resources
+        made = ensure_graphs(
+            self.storage, plan.graphs_for(trials), need=resources.source_worker, threads=resources.source_threads
+        )
+        for name in made:
+            self.say(f"graph   {name}")
         return outcomes
 
     def sweep(self, plan: Plan) -> SweepOutcome:
@@ -81,7 +90,8 @@ class Stages:
         result = found or self._train(planned, plan, in_process=in_process)
         how = "found" if found else f"{result['seconds']:.1f} s on {result['processes']} process(es)"
         name = f"{planned.trial.label}, seed {planned.trial.seed}"
-        self.say(f"train   {name}: test accuracy {result['test_accuracy']:.1f} % ({how}) [{planned.run_key}]")
+        told = f"test {TITLES[result['metric']]} {result['test'][result['metric']]:.1f} %"
+        self.say(f"train   {name}: {told} ({how}) [{planned.run_key}]")
         return 0.0 if found else float(result["seconds"])
 
     def _train(self, planned: PlannedTrial, plan: Plan, *, in_process: bool) -> Result:

@@ -15,19 +15,22 @@ from torch import Tensor, nn
 
 from cluster.storage import Storage, open_storage
 from pipeline.checkpoints import Checkpoints
-from pipeline.labels import load_manifest, read_cache
+from pipeline.graphs import GraphArrays, GraphSpec, load_graph
+from pipeline.labels import cache_name, load_manifest, read_cache
 from pipeline.packed import read_packed
-from pipeline.plan import Plan, PlannedTrial
+from pipeline.plan import Plan, PlannedTrial, graph_name
 from pipeline.results import Result, read_result, write_result
 from pipeline.tensors import as_tensor
+from sskt.answers import CachedOutputs, LiveOutputs, SourceOutputs
 from sskt.encodings import get_encoding
 from sskt.errors import DamagedError
 from sskt.export import export_bytes
-from sskt.feeds import CachedOutputs, ImageSet, ResidentFeed, Share, SourceOutputs
+from sskt.feeds import ImageSet, ResidentFeed, Share
+from sskt.graphs import Graph
 from sskt.loop import Context, Metrics, fit
 from sskt.loop import Progress as TrainingProgress
-from sskt.methods import Method, Task, get_method
-from sskt.metrics import accuracy
+from sskt.methods import Method, Needs, Task, get_method
+from sskt.metrics import main_metric, scores
 from sskt.settings import SourceSettings
 from sskt.sources import load_source
 from sskt.views import Recipe
@@ -41,7 +44,9 @@ class Materials:
     labels: np.ndarray
     splits: np.ndarray
     payload: dict[str, dict[str, np.ndarray]]
-    """By source, then by output: uint8 [P, M, bytes]."""
+    """By source, then by cache: uint8 [P, M, bytes]."""
+    graphs: dict[str, GraphArrays]
+    """By what they are called."""
     encoding: str
     recipe: Recipe
     view_count: int
@@ -68,22 +73,30 @@ def gather_materials(plan: Plan, storage: Storage, trials: list[PlannedTrial]) -
     packed = read_packed(plan.packed, storage)
     payload: dict[str, dict[str, np.ndarray]] = {}
     for name, specs in plan.caches_for(trials).items():
-        for output, spec in specs.items():
+        for cache, spec in specs.items():
             manifest = load_manifest(storage, spec)
             if manifest is None:
                 raise DamagedError(f"cache {spec.id} of source {name!r} is not whole; run `cache`")
-            payload.setdefault(name, {})[output] = read_cache(storage, spec, manifest)
+            payload.setdefault(name, {})[cache] = read_cache(storage, spec, manifest)
     return Materials(
         images=packed.images,
         labels=packed.labels,
         splits=packed.splits,
         payload=payload,
+        graphs={name: _graph(storage, name, spec) for name, spec in plan.graphs_for(trials).items()},
         encoding=plan.experiment.cache.encoding,
         recipe=plan.recipe,
         view_count=plan.experiment.views.count,
         sources={name: plan.experiment.sources[name] for name in plan.sources},
         storage_uri=storage.uri,
     )
+
+
+def _graph(storage: Storage, name: str, spec: GraphSpec) -> GraphArrays:
+    graph = load_graph(storage, spec)
+    if graph is None:
+        raise DamagedError(f"graph of {name} is missing; run `cache`")
+    return graph
 
 
 def run_trial(planned: PlannedTrial, materials: Materials, process: Process) -> Result:
@@ -106,8 +119,9 @@ def run_trial(planned: PlannedTrial, materials: Materials, process: Process) -> 
     )
     progress = fit(method, feed, epochs=trial.training.epochs, seed=trial.seed, context=context)
     method.train(mode=False)
-    test = accuracy(method.predict, feed.evaluation("test"))
-    result = describe(planned, progress, test=test, process=process, seconds=time.perf_counter() - began)
+    test = scores(method.predict, feed.evaluation("test"), multi_label=planned.facts.multi_label)
+    seconds = time.perf_counter() - began
+    result = describe(planned, progress, materials=materials, test=test, process=process, seconds=seconds)
     if process.rank == 0:
         storage.write(network_key(planned.run_key), export_trained(planned, method))
         write_result(storage, planned.run_key, result)
@@ -131,14 +145,8 @@ def reset_process(threads: int) -> None:
 
 def make_feed(planned: PlannedTrial, materials: Materials, process: Process) -> ResidentFeed:
     """Put images and cached labels on the device and serve batches from them."""
-    trial = planned.trial
+    trial, needs = planned.trial, planned.needs
     images = ImageSet(*(as_tensor(array) for array in (materials.images, materials.labels, materials.splits)))
-    outputs: dict[str, SourceOutputs] = {}
-    if planned.needs.outputs:
-        for name in trial.sources:
-            rows = materials.payload[name]
-            payload = {output: as_tensor(rows[output]).to(process.device) for output in planned.needs.outputs}
-            outputs[name] = CachedOutputs(payload, get_encoding(materials.encoding))
     return ResidentFeed(
         images.to(process.device),
         classes=planned.facts.classes,
@@ -146,10 +154,28 @@ def make_feed(planned: PlannedTrial, materials: Materials, process: Process) -> 
         recipe=materials.recipe,
         view_count=materials.view_count,
         seed=trial.seed,
-        outputs=outputs,
-        pool=planned.needs.pool,
+        outputs={name: _outputs(name, needs, materials, process) for name in trial.sources if needs.outputs},
+        graphs={name: _neighbours(name, needs, materials, process) for name in trial.sources if needs.graph},
+        extras=needs.extras(trial.sources),
         share=Share(rank=process.rank, world=process.world),
     )
+
+
+def _outputs(name: str, needs: Needs, materials: Materials, process: Process) -> SourceOutputs:
+    settings = materials.sources[name]
+    if settings.live:
+        source = load_source(name, settings)
+        source.network.to(process.device)
+        return LiveOutputs(source, needs.outputs)
+    rows = {cache: as_tensor(array).to(process.device) for cache, array in materials.payload[name].items()}
+    turned = {output: rows[cache_name(output, turned=True)] for output in needs.outputs if needs.turned}
+    return CachedOutputs({output: rows[output] for output in needs.outputs}, get_encoding(materials.encoding), turned)
+
+
+def _neighbours(name: str, needs: Needs, materials: Materials, process: Process) -> Graph:
+    columns = materials.graphs[graph_name(name, needs.graph)]
+    ids, similarity = (as_tensor(columns[column]).to(process.device) for column in ("ids", "similarity"))
+    return Graph(ids.long(), similarity)
 
 
 def make_method(planned: PlannedTrial, materials: Materials, *, feed: ResidentFeed, process: Process) -> Method:
@@ -162,30 +188,45 @@ def make_method(planned: PlannedTrial, materials: Materials, *, feed: ResidentFe
         steps_per_epoch=feed.steps_per_epoch,
         seed=trial.seed,
         load_source=lambda name: load_source(name, materials.sources[name]),
+        pool=feed.pool(),
         prepare=process.prepare or (lambda module: module.to(process.device)),
     )
     return get_method(trial.method)(task, trial.options)
 
 
 def describe(
-    planned: PlannedTrial, progress: TrainingProgress, *, test: float, process: Process, seconds: float
+    planned: PlannedTrial,
+    progress: TrainingProgress,
+    *,
+    materials: Materials,
+    test: Metrics,
+    process: Process,
+    seconds: float,
 ) -> Result:
     """Everything worth keeping of a finished training."""
-    best = max(progress.history, key=lambda metrics: metrics["validation_accuracy"])
+    metric = main_metric(multi_label=planned.facts.multi_label)
+    best = max(progress.history, key=lambda metrics: metrics[f"validation_{metric}"])
     return {
         "run_key": planned.run_key,
         "label": planned.trial.label,
         "spec": planned.spec,
-        "test_accuracy": test,
-        "validation_accuracy": progress.history[-1]["validation_accuracy"],
+        "metric": metric,
+        "test": test,
+        "validation": {name: progress.history[-1][f"validation_{name}"] for name in test},
         "best_epoch": best["epoch"],
         "history": progress.history,
-        "label_rows": progress.label_rows * process.world,
+        "label_rows": _from_caches(progress.label_rows, planned, materials) * process.world,
         "training_seconds": round(progress.seconds, 3),
         "seconds": round(seconds, 3),
         "processes": process.world,
         "versions": versions(),
     }
+
+
+def _from_caches(label_rows: int, planned: PlannedTrial, materials: Materials) -> int:
+    """Of the labels that a feed has served, as many of one source as of another, those that no live source gave."""
+    sources = planned.trial.sources
+    return label_rows // max(1, len(sources)) * sum(not materials.sources[name].live for name in sources)
 
 
 def export_trained(planned: PlannedTrial, method: Method) -> bytes:

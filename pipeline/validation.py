@@ -52,16 +52,24 @@ def _holder(kind: type[Any]) -> type[pydantic.BaseModel]:
 
 
 def _explain(kind: type, problem: Any, where: str) -> str:
+    path = [str(part) for part in problem["loc"][1:] if part not in _UNION_MEMBERS]
+    places = [where, *path] if where else path
     cause = problem.get("ctx", {}).get("error")
     if isinstance(cause, InputError):
-        return str(cause)
-    path = [str(part) for part in problem["loc"][1:] if part not in _UNION_MEMBERS]
-    name = ".".join([where, *path] if where else path)
+        return _placed(str(cause), places)
+    name = ".".join(places)
     if problem["type"] == "unexpected_keyword_argument":
         return str(unknown_name("field", name, _siblings(kind, path, name)))
     value = "" if problem["type"] == "missing" else f" is {problem['input']!r}"
     wrong = _WRONG.get(problem["type"], problem["msg"].replace("Input should be", "it has to be"))
     return f"field {name or 'of the file'}{value}; {wrong}"
+
+
+def _placed(mistake: str, places: list[str]) -> str:
+    """What a dataclass says of its own values, and where they stand, but for the name it goes by itself."""
+    if places and mistake.startswith(f"{places[-1]}."):
+        places = places[:-1]
+    return f"{'.'.join(places)}: {mistake}" if places else mistake
 
 
 def _siblings(kind: type, path: list[str], name: str) -> list[str]:

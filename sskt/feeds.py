@@ -1,26 +1,26 @@
 """The resident feed: the whole uint8 set on the device, shuffled by index, views replayed in batches."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from sskt.answers import SourceOutputs
 from sskt.datasets import SPLITS, UNLABELLED, Split
-from sskt.encodings import Encoding
+from sskt.graphs import Graph
 from sskt.seeds import derive
 from sskt.settings import TrainingSettings
-from sskt.sources import Source
-from sskt.views import Recipe, view_of_pass
+from sskt.views import Recipe, turned, view_of_pass
 
 
 @dataclass(frozen=True)
 class Batch:
     """What one step learns from.
 
-    images: uint8 [B, C, S, S], views of the samples; labels: int64 [B], UNLABELLED where a
-    method may not use them; ids, views: int64 [B];
+    images: uint8 [B, C, S, S], views of the samples; labels: int64 [B], or int8 [B, classes] of 1 and 0 where several
+    classes may hold, UNLABELLED where a method may not use them; ids, views: int64 [B];
     outputs: by source, then by output name, float32 [B, ...], filled alike by a cached and by a live source.
     """
 
@@ -29,42 +29,36 @@ class Batch:
     ids: Tensor
     views: Tensor
     outputs: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    pair: "Batch | None" = None
+    """The same samples in other views, where the method asks for two; all of its labels are hidden."""
+    turned: "Batch | None" = None
+    """All samples turned by one quarter, then all by two, then by three, where asked for: [3 * B]; labels hidden."""
 
 
-class SourceOutputs(Protocol):
-    """What a source says about views, by whatever means."""
+class Ask(Protocol):
+    """What a source says of any samples, not only of those in a batch."""
 
-    def __call__(self, images: Tensor, *, ids: Tensor, views: Tensor) -> dict[str, Tensor]:
-        """Return each output for the views (images) of samples (ids), float32 [B, ...]."""
-
-
-@dataclass(frozen=True)
-class CachedOutputs:
-    """Labels read from a cache. payload: by output name, uint8 [P, M, bytes], sample id first."""
-
-    payload: dict[str, Tensor]
-    encoding: Encoding
-
-    def __call__(self, images: Tensor, *, ids: Tensor, views: Tensor) -> dict[str, Tensor]:
-        """Look the views up."""
-        return {name: self.encoding.decode(rows[ids, views]) for name, rows in self.payload.items()}
+    def __call__(self, source: str, ids: Tensor, *, view: int = 0, quarters: int = 0) -> dict[str, Tensor]:
+        """Return each output for one view of samples (int64 [n]), turned by so many quarters: float32 [n, ...]."""
 
 
 @dataclass(frozen=True)
-class LiveOutputs:
-    """Labels computed on the spot by a source network."""
+class Pool:
+    """The training images as a whole, for methods that look beyond a batch. Their ids are 0..P-1."""
 
-    source: Source
-    wanted: tuple[str, ...]
-
-    def __call__(self, images: Tensor, *, ids: Tensor, views: Tensor) -> dict[str, Tensor]:
-        """Run the source on the views."""
-        return self.source.outputs(images, self.wanted)
+    labels: Tensor
+    """As those of a batch, [P] or [P, classes]; UNLABELLED where a method may not use them."""
+    ask: "Ask"
+    graphs: Mapping[str, Graph] = field(default_factory=dict)
+    """By source, where the method asks for them."""
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """A packed dataset in memory. images: uint8 [N, C, S, S]; labels: int64 [N]; splits: int8 [N]."""
+    """A packed dataset in memory. images: uint8 [N, C, S, S]; labels: int64 [N] or int8 [N, classes]; splits: int8 [N].
+
+    UNLABELLED stands for a label that is not known.
+    """
 
     images: Tensor
     labels: Tensor
@@ -100,14 +94,28 @@ class IndexStream:
         return torch.randperm(len(self.ids), generator=generator).to(self.ids.device)
 
 
+def known(labels: Tensor) -> Tensor:
+    """Which images have a label: bool [N], for labels [N] or [N, classes]."""
+    return labels != UNLABELLED if labels.ndim == 1 else (labels != UNLABELLED).any(dim=1)
+
+
 def labelled_ids(images: ImageSet, *, classes: int, per_class: int | None) -> Tensor:
-    """Ids whose labels may be used: the first `per_class` of each class of the training split, all for None."""
-    usable = (images.splits == SPLITS.index("train")) & (images.labels >= 0)
+    """Ids whose labels may be used: the first `per_class` of each class of the training split, all for None.
+
+    Where several classes may hold, an image counts for each of them, and one that is wanted for one comes along.
+    """
+    usable = (images.splits == SPLITS.index("train")) & known(images.labels)
     if per_class is not None:
-        one_hot = torch.nn.functional.one_hot(images.labels.clamp(min=0), classes) * usable.unsqueeze(1)
-        rank_in_class = one_hot.cumsum(dim=0).gather(1, images.labels.clamp(min=0).unsqueeze(1)).squeeze(1)
-        usable &= rank_in_class <= per_class
+        one_hot = _one_hot(images.labels, classes) * usable.unsqueeze(1)
+        usable = ((one_hot.cumsum(dim=0) <= per_class) & (one_hot > 0)).any(dim=1)
     return usable.nonzero().squeeze(1)
+
+
+def _one_hot(labels: Tensor, classes: int) -> Tensor:
+    """1 where a class holds, int64 [N, classes]."""
+    if labels.ndim == 2:
+        return labels.clamp(min=0).long()
+    return torch.nn.functional.one_hot(labels.clamp(min=0), classes) * known(labels).unsqueeze(1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +124,20 @@ class Share:
 
     rank: int = 0
     world: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extras:
+    """What batches hold beside labelled images."""
+
+    pool: bool = False
+    """Images of the whole pool, labels hidden."""
+    pair: bool = False
+    """Another view of every image."""
+    turned: bool = False
+    """Every image in its three turned views."""
+    near: tuple[str, int] | None = None
+    """(source, n): the pool's images come as one followed by its n nearest in that source's graph, and so on."""
 
 
 class ResidentFeed:
@@ -131,7 +153,8 @@ class ResidentFeed:
         view_count: int,
         seed: int,
         outputs: Mapping[str, SourceOutputs] | None = None,
-        pool: bool = False,
+        graphs: Mapping[str, Graph] | None = None,
+        extras: Extras | None = None,
         share: Share | None = None,
     ) -> None:
         self.set = images
@@ -139,41 +162,90 @@ class ResidentFeed:
         self.recipe = recipe
         self.view_count = view_count
         self.outputs = outputs or {}
+        self.graphs = graphs or {}
+        self.extras = extras or Extras()
         self.share = share or Share()
         self.label_rows = 0
         self._view_seed = derive(seed, "views")
         labelled = labelled_ids(images, classes=classes, per_class=training.labels_per_class)
         self._labelled = IndexStream(labelled, seed=derive(seed, "labelled order"))
         everything = (images.splits == SPLITS.index("train")).nonzero().squeeze(1)
-        self._pool = IndexStream(everything, seed=derive(seed, "pool order")) if pool else None
+        self._pool = IndexStream(everything, seed=derive(seed, "pool order"))
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether several classes, or none, may hold for an image."""
+        return self.set.labels.ndim == 2
 
     @property
     def steps_per_epoch(self) -> int:
         """As set, else as many as one pass over the labelled images takes."""
         return self.training.steps_per_epoch or -(-len(self._labelled.ids) // self.training.batch_size)
 
+    def pool(self) -> Pool:
+        """The training images as a whole."""
+        ids, shown = self._pool.ids, self._labelled.ids
+        labels = torch.full_like(self.set.labels[ids], UNLABELLED)
+        labels[shown] = self.set.labels[shown]  # the pool comes first in the packed order, so its ids are its rows
+        return Pool(labels, self._ask, self.graphs)
+
     def batch(self, step: int) -> Batch:
         """Build this process's rows of the batch of a step: labelled images first, then those of the pool."""
-        ids, passes = self._labelled.take(step * self.training.batch_size, self.training.batch_size)
-        ids, passes = self._mine(ids), self._mine(passes)
+        ids, passes = self._taken(self._labelled, step, self.training.batch_size)
         labels = self.set.labels[ids]
-        if self._pool is not None:
-            size = self.training.pool_batch_size or self.training.batch_size
-            pool_ids, pool_passes = self._pool.take(step * size, size)
-            pool_ids = self._mine(pool_ids)
-            ids, passes = torch.cat([ids, pool_ids]), torch.cat([passes, self._mine(pool_passes)])
-            labels = torch.cat([labels, torch.full_like(pool_ids, UNLABELLED)])
-        views = view_of_pass(ids, passes, count=self.view_count, seed=self._view_seed)
-        images = self.recipe.apply(self.set.images[ids], ids=ids, views=views)
-        outputs = {name: read(images, ids=ids, views=views) for name, read in self.outputs.items()}
-        self.label_rows += len(ids) * len(outputs)
-        return Batch(images, labels, ids, views, outputs)
+        if self.extras.pool:
+            pool_ids, pool_passes = self._pool_rows(step)
+            ids, passes = torch.cat([ids, pool_ids]), torch.cat([passes, pool_passes])
+            labels = torch.cat([labels, torch.full_like(self.set.labels[pool_ids], UNLABELLED)])
+        if not self.extras.pair:
+            return self._shown(labels, ids, self._views(ids, passes))
+        first, second = (self._views(ids, 2 * passes + number) for number in (0, 1))
+        pair = self._shown(torch.full_like(labels, UNLABELLED), ids, second)
+        return replace(self._shown(labels, ids, first), pair=pair)
 
     def evaluation(self, split: Split, *, batch_size: int = 512) -> Iterator[tuple[Tensor, Tensor]]:
-        """All labelled images of a split as packed, without views: (uint8 [B, C, S, S], int64 [B])."""
-        ids = ((self.set.splits == SPLITS.index(split)) & (self.set.labels >= 0)).nonzero().squeeze(1)
+        """All labelled images of a split as packed, without views: uint8 [B, C, S, S] and their labels."""
+        ids = ((self.set.splits == SPLITS.index(split)) & known(self.set.labels)).nonzero().squeeze(1)
         for some in torch.split(ids, batch_size):
             yield self.set.images[some], self.set.labels[some]
 
-    def _mine(self, rows: Tensor) -> Tensor:
-        return rows[self.share.rank :: self.share.world]
+    def _pool_rows(self, step: int) -> tuple[Tensor, Tensor]:
+        size = self.training.pool_batch_size or self.training.batch_size
+        if self.extras.near is None:
+            return self._taken(self._pool, step, size)
+        source, count = self.extras.near
+        seeds, passes = self._taken(self._pool, step, size // (1 + count))
+        near = self.graphs[source].ids[seeds, :count]
+        return torch.cat([seeds.unsqueeze(1), near], dim=1).flatten(), passes.repeat_interleave(1 + count)
+
+    def _taken(self, stream: IndexStream, step: int, size: int) -> tuple[Tensor, Tensor]:
+        """Return the ids and passes of a step that are for this process."""
+        ids, passes = stream.take(step * size, size)
+        mine = slice(self.share.rank, None, self.share.world)
+        return ids[mine], passes[mine]
+
+    def _views(self, ids: Tensor, passes: Tensor) -> Tensor:
+        return view_of_pass(ids, passes, count=self.view_count, seed=self._view_seed)
+
+    def _shown(self, labels: Tensor, ids: Tensor, views: Tensor) -> Batch:
+        """The views with what the sources say of them, and their turned views where asked for."""
+        images = self.recipe.apply(self.set.images[ids], ids=ids, views=views)
+        outputs = {name: read(images, ids=ids, views=views) for name, read in self.outputs.items()}
+        self.label_rows += len(ids) * len(outputs)
+        upright = Batch(images, labels, ids, views, outputs)
+        return replace(upright, turned=self._turned(upright)) if self.extras.turned else upright
+
+    def _turned(self, upright: Batch) -> Batch:
+        ids = upright.ids.repeat(3)
+        views = torch.cat([turned(upright.views, quarters) for quarters in (1, 2, 3)])
+        images = self.recipe.apply_turned(self.set.images[ids], ids=ids, views=views)
+        outputs = {name: read(images, ids=ids, views=views, turned=True) for name, read in self.outputs.items()}
+        self.label_rows += len(ids) * len(outputs)
+        hidden = torch.full_like(torch.cat([upright.labels] * 3), UNLABELLED)
+        return Batch(images, hidden, ids, views, outputs)
+
+    def _ask(self, source: str, ids: Tensor, *, view: int = 0, quarters: int = 0) -> dict[str, Tensor]:
+        ids = ids.to(self.set.images.device)
+        views = turned(torch.full_like(ids, view), quarters)
+        images = self.recipe.apply_turned(self.set.images[ids], ids=ids, views=views)
+        return self.outputs[source](images, ids=ids, views=views, turned=quarters > 0)

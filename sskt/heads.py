@@ -32,6 +32,14 @@ class EmbeddingHead(nn.Module):
         return features.embedding
 
 
+class TapsHead(nn.Module):
+    """The taps themselves, for losses that compare them as they are."""
+
+    def forward(self, features: Features) -> tuple[Tensor, ...]:
+        """Return the taps, [B, C_i, H_i, W_i] each."""
+        return features.taps
+
+
 class TransferModule(nn.Module):
     """The paper's transfer module: a bottleneck on each tap, averaged over the image, joined, then one linear layer."""
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from sskt.errors import DivergedError
 from sskt.feeds import ResidentFeed
 from sskt.methods import Method
-from sskt.metrics import accuracy
+from sskt.metrics import scores
 from sskt.seeds import derive
 
 Metrics = dict[str, float]
@@ -52,7 +52,8 @@ def fit(method: Method, feed: ResidentFeed, *, epochs: int, seed: int, context: 
         began = time.perf_counter()
         metrics = _train_epoch(method, feed, epoch=progress.epoch, average=context.average)
         method.train(mode=False)
-        metrics["validation_accuracy"] = accuracy(method.predict, feed.evaluation("validation"))
+        held_out = scores(method.predict, feed.evaluation("validation"), multi_label=feed.multi_label)
+        metrics |= {f"validation_{name}": score for name, score in held_out.items()}
         progress.epoch += 1
         progress.seconds += time.perf_counter() - began
         progress.label_rows = feed.label_rows

@@ -1,16 +1,101 @@
-"""How good a target is on a held-out split."""
+"""How good a target is on a held-out split, in percent."""
 
 from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
 
+from sskt.datasets import UNLABELLED
+from sskt.errors import InputError
+
+Predict = Callable[[Tensor], Tensor]
+"""Logits [B, C] for images."""
+Batches = Iterable[tuple[Tensor, Tensor]]
+"""Images and labels: int64 [B], or int8 [B, C] of a multi-label set, where 1 holds, 0 does not and -1 is unknown."""
+
+TITLES = {"accuracy": "accuracy", "mean_ap": "mean AP", "sample_ap": "AP per image"}
+"""What people call the figures that `scores` returns; the first of a kind of label set is the one to compare by."""
+
+
+def main_metric(*, multi_label: bool) -> str:
+    """Name of the figure that networks are compared by."""
+    return "mean_ap" if multi_label else "accuracy"
+
+
+def scores(predict: Predict, batches: Batches, *, multi_label: bool) -> dict[str, float]:
+    """Return every figure of that kind of label set, from one pass over the images."""
+    if not multi_label:
+        return {"accuracy": accuracy(predict, batches)}
+    logits, labels = _predictions(predict, batches)
+    return {"mean_ap": _mean_ap(logits, labels), "sample_ap": _sample_ap(logits, labels)}
+
 
 @torch.inference_mode()
-def accuracy(predict: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]]) -> float:
+def accuracy(predict: Predict, batches: Batches) -> float:
     """Percentage of images whose largest logit is that of their class."""
     correct, total = 0, 0
     for images, labels in batches:
         correct += int((predict(images).argmax(dim=1) == labels).sum())
         total += len(labels)
     return 100.0 * correct / total
+
+
+def mean_average_precision(predict: Predict, batches: Batches) -> float:
+    """Mean over classes of the average precision of the images ranked by it, as PASCAL VOC measures since 2010.
+
+    The area under the curve whose precision is the best at that recall or more; classes that hold nowhere are left out.
+    """
+    return _mean_ap(*_predictions(predict, batches))
+
+
+def sample_average_precision(predict: Predict, batches: Batches) -> float:
+    """Mean over images of the average precision of the classes ranked for it, without interpolation.
+
+    The figure that the release of SSKT prints for VOC, which is not VOC's; images without any class are left out.
+    """
+    return _sample_ap(*_predictions(predict, batches))
+
+
+@torch.inference_mode()
+def _predictions(predict: Predict, batches: Batches) -> tuple[Tensor, Tensor]:
+    """Logits and labels of all images, both [N, C]."""
+    pairs = [(predict(images), labels) for images, labels in batches]
+    return torch.cat([logits for logits, _ in pairs]).double(), torch.cat([labels for _, labels in pairs])
+
+
+def _mean_ap(logits: Tensor, labels: Tensor) -> float:
+    return _percent(_average_precision(logits.T, labels.T, interpolated=True))
+
+
+def _sample_ap(logits: Tensor, labels: Tensor) -> float:
+    return _percent(_average_precision(logits, labels, interpolated=False))
+
+
+def _average_precision(ranked_by: Tensor, labels: Tensor, *, interpolated: bool) -> Tensor:
+    """Average precision of each row in which anything holds, [<= R]. Both: [R, K].
+
+    Entries of one score come at once, so the order they are stored in does not matter.
+    """
+    values, order = ranked_by.sort(dim=1, descending=True)
+    ranked = labels.gather(1, order)
+    holds, known = (ranked == 1).double(), (ranked != UNLABELLED).double()
+    precision = holds.cumsum(dim=1) / known.cumsum(dim=1).clamp(min=1)
+    precision = precision.gather(1, _last_of_its_score(values))
+    if interpolated:
+        precision = precision.flip(1).cummax(dim=1).values.flip(1)
+    total = holds.sum(dim=1)
+    return ((precision * holds).sum(dim=1) / total)[total > 0]
+
+
+def _last_of_its_score(values: Tensor) -> Tensor:
+    """Rank of the last entry with the same value, int64 [R, K]. values: sorted [R, K]."""
+    ranks = torch.arange(values.shape[1], device=values.device).expand_as(values)
+    last = torch.ones_like(values, dtype=torch.bool)
+    last[:, :-1] = values[:, 1:] != values[:, :-1]
+    return ranks.masked_fill(~last, values.shape[1]).flip(1).cummin(dim=1).values.flip(1)
+
+
+def _percent(precisions: Tensor) -> float:
+    if not len(precisions):
+        raise InputError("no class holds in any of the held-out images, so there is no average precision; label some")
+    return 100.0 * float(precisions.mean())

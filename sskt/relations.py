@@ -139,7 +139,7 @@ KERNELS: dict[str, Matrix] = {
     "angle": angle,
 }
 PAIRS: dict[str, Matrix] = {"all": all_pairs, "others": other_rows}
-"""Which rows meet. Another topology (neighbours, a bank of cached rows) is another entry."""
+"""Which rows meet."""
 NORMALISATIONS: dict[str, Matrix] = {
     "none": lambda matrix: matrix,
     "row_l2": unit_rows,
@@ -237,10 +237,9 @@ PRESETS: dict[str, Preset] = {
     # Peng 2019: ||K_source - K_target||_F^2 / B^2 with the Gaussian kernel of unit rows, expanded to the second power.
     # The weight is the one of RepDistiller, whose own loss of that name is another: to be tuned.
     "cc": Preset(relations=((1.0, Relation(kernel="rbf", divergence="mean_square")),), weight=0.02, rows=2),
-    # After SEED (Fang 2021): cross-entropy there, so KL up to a constant, between softmaxes of similarities to a bank
-    # of the source's cached embeddings; here to the other rows of the batch, each space by itself. SEED has no labels
-    # beside it: the weight is this project's choice.
-    "seed": Preset(
+    # KL between softmaxes of the similarities to the other rows of the batch, each space by itself: what SEED (Fang
+    # 2021), a method of its own here, does with a bank of the source's embeddings. The weight is this project's choice.
+    "batch_similarity": Preset(
         relations=(
             (
                 1.0,

@@ -1,5 +1,6 @@
 """The values a person chooses, frozen and checked where they are made."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -14,6 +15,8 @@ class InputSettings:
 
     size: int | None = None
     """Side in pixels that images are resized to (bilinear); None keeps the architecture's."""
+    scale: float | None = None
+    """Instead of `size`: the side as a multiple of the image's; 7/3 = 2.3333 is what the SSKT release enlarges by."""
     mean: tuple[float, ...] | None = None
     """Per channel, for pixels scaled to 0..1."""
     std: tuple[float, ...] | None = None
@@ -21,6 +24,10 @@ class InputSettings:
     def __post_init__(self) -> None:
         if self.size is not None and self.size < 1:
             raise InputError(f"input.size is {self.size}; it has to be at least 1")
+        if self.scale is not None and not 0 < self.scale < math.inf:
+            raise InputError(f"input.scale is {self.scale}; it has to be above 0 and finite")
+        if self.size is not None and self.scale is not None:
+            raise InputError(f"input.size is {self.size} and input.scale {self.scale}; give one of them")
         if self.std is not None and min(self.std) <= 0:
             raise InputError(f"input.std is {list(self.std)}; every entry has to be above 0")
 
@@ -38,6 +45,17 @@ class SourceSettings:
     options: dict[str, Option] = field(default_factory=dict)
     """Passed to the builder of the architecture."""
     input: InputSettings = InputSettings()
+    live: bool = False
+    """Run inside each training instead of once into a cache."""
+    batch_norm: Literal["eval", "batch"] = "eval"
+    """Normalise by the statistics it was trained to, or by those of each batch, as the SSKT release ran its sources."""
+
+    def __post_init__(self) -> None:
+        if self.batch_norm == "batch" and not self.live:
+            raise InputError(
+                "batch_norm is 'batch' and live is false; what such a source says of an image depends on the images "
+                "beside it, so no cache could be right: it goes with `live: true`"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +65,8 @@ class TargetSettings:
     architecture: str
     weights: str | None = None
     """Start from these weights, its classifier excepted; None starts from random ones."""
+    frozen: tuple[str, ...] = ()
+    """Parts by their dotted names, with all below them, that stay as loaded, their statistics too; none by default."""
     options: dict[str, Option] = field(default_factory=dict)
     input: InputSettings = InputSettings()
 
@@ -63,6 +83,8 @@ class TrainingSettings:
     """Images of the whole pool a step adds where a method learns from all of them; None is `batch_size`."""
     labels_per_class: int | None = None
     """Labels used; the other images of the training split count as unlabelled. None uses all labels."""
+    loss: Literal["auto", "ce", "bce", "focal"] = "auto"
+    """Of the target's own task: `auto` is `ce`, or `bce` where several classes may hold; `focal` has gamma 2."""
     lr: float = 0.1
     momentum: float = 0.9
     nesterov: bool = False

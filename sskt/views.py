@@ -18,6 +18,9 @@ from sskt.settings import ViewSettings
 RECIPE_VERSION = 1
 """Part of every fingerprint; a change of any view's pixels raises it."""
 
+TURN = 1 << 20
+"""A view id v + r * TURN is the view v drawn anew and turned by r quarters; a recipe has fewer views than this."""
+
 _GOLDEN = 0x9E3779B97F4A7C15
 _MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 
@@ -144,6 +147,25 @@ class Recipe:
         flat = (grid.y * size + grid.x).expand(batch, size, size).reshape(batch, 1, -1).expand(-1, channels, -1)
         pixels = images.flatten(2).gather(2, flat).view_as(images)
         return pixels * grid.visible.expand(batch, size, size).unsqueeze(1)
+
+    def apply_turned(self, images: Tensor, *, ids: Tensor, views: Tensor) -> Tensor:
+        """Show turned views: ids made by `turned`, every view with draws of its own before it is turned."""
+        return turn(self.apply(images, ids=ids, views=views), views // TURN)
+
+
+def turned(views: Tensor, quarters: Tensor | int) -> Tensor:
+    """Ids of views turned by 0 to 3 quarters; 0 is the view as it was."""
+    return views + quarters * TURN
+
+
+def turn(images: Tensor, quarters: Tensor) -> Tensor:
+    """Turn images [B, C, S, S] counter-clockwise by quarters [B], each 0 to 3."""
+    if images.shape[-1] != images.shape[-2]:
+        raise InputError(f"images are {images.shape[-2]} by {images.shape[-1]}; only square ones can be turned")
+    wanted = quarters.view(-1, 1, 1, 1)
+    for number in (1, 2, 3):
+        images = torch.where(wanted == number, torch.rot90(images, number, dims=(2, 3)), images)
+    return images
 
 
 def _drawer(seed: int, *, ids: Tensor, views: Tensor, operation: int) -> _Draw:

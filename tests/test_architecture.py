@@ -83,9 +83,10 @@ images = ImageSet(torch.randint(0, 256, (12, 1, 8, 8), dtype=torch.uint8), torch
 training = TrainingSettings(epochs=1, batch_size=4)
 recipe = make_recipe(ViewSettings(), image_size=8)
 feed = ResidentFeed(images, classes=2, training=training, recipe=recipe, view_count=1, seed=0)
-facts = Facts(classes=2, image=ImageFormat(1, 8, (0.5,), (0.5,)), sources={}, taps=(), rows=4, pool_rows=4)
+facts = Facts(classes=2, image=ImageFormat(1, 8, (0.5,), (0.5,)), sources={}, taps=(), rows=4, pool_rows=4,
+              pool_size=4)
 task = Task(facts=facts, target=TargetSettings(architecture="small_cnn"), training=training, steps_per_epoch=1,
-            seed=0, load_source=None, prepare=lambda module: module)
+            seed=0, load_source=None, pool=feed.pool(), prepare=lambda module: module)
 method = get_method("scratch")
 print(fit(method(task, method.Options()), feed, epochs=1, seed=0, context=Context(device=torch.device("cpu"))).epoch)
 """

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from sskt.datasets.builtin import read_digits, read_mnist5k
+from sskt.datasets.builtin import read_digit_pairs, read_digits, read_mnist5k
 from sskt.datasets.folder import read_folder
 from sskt.datasets.records import SPLITS, UNLABELLED, RawDataset, Record, Split, existing_path, files_signature
 from sskt.datasets.settings import DatasetSettings
@@ -18,6 +18,7 @@ __all__ = [
     "Split",
     "existing_path",
     "files_signature",
+    "read_digit_pairs",
     "read_digits",
     "read_folder",
     "read_mnist5k",
@@ -26,6 +27,7 @@ __all__ = [
 
 READERS: dict[str, Callable[[DatasetSettings], RawDataset]] = {
     "digits": read_digits,
+    "digit_pairs": read_digit_pairs,
     "mnist5k": read_mnist5k,
     "torchvision": read_torchvision,
     "folder": read_folder,

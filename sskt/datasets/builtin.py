@@ -1,5 +1,6 @@
 """Small real images that come inside Python packages, so that everything can be tried without a download."""
 
+from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -23,6 +24,36 @@ def read_digits(settings: DatasetSettings) -> RawDataset:
     digits = load_digits()
     pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)
     return _arrays("digits", pixels, digits.target, signature=f"scikit-learn {version('scikit-learn')}")
+
+
+def read_digit_pairs(settings: DatasetSettings) -> RawDataset:
+    """1,797 composed 16x16 pictures, multi-label: two of scikit-learn's digits, in two random corners of black.
+
+    The drawings are real, the pictures are made up. Every drawing is in two of them, so one that is trained on may be
+    tested on too, beside another. Where both are of one class, the picture has that one only.
+    """
+    digits = read_digits(settings).records
+    draw = np.random.default_rng(0)
+    partners = draw.permutation(len(digits))
+    records = [
+        _pair(str(index), (digits[index], digits[partner]), draw.permutation(4)[:2].tolist())
+        for index, partner in enumerate(partners)
+    ]
+    signature = f"scikit-learn {version('scikit-learn')} drawn by numpy {version('numpy')}"
+    return RawDataset("digit_pairs", _DIGITS, records, signature, multi_label=True)
+
+
+def _pair(key: str, digits: Sequence[Record], corners: Sequence[int]) -> Record:
+    """Corners 0..3 are top left, top right, bottom left, bottom right."""
+    label = tuple(sorted({held for digit in digits for held in digit.holds}))
+    return Record(key, label, None, partial(_compose, digits, corners))
+
+
+def _compose(digits: Sequence[Record], corners: Sequence[int]) -> Image.Image:
+    picture = Image.new("L", (16, 16))
+    for digit, corner in zip(digits, corners, strict=True):
+        picture.paste(digit.load(), (corner % 2 * 8, corner // 2 * 8))
+    return picture
 
 
 def read_mnist5k(settings: DatasetSettings) -> RawDataset:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from sskt.errors import InputError
@@ -17,6 +19,8 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 UNLABELLED = -1
 
+Label = int | tuple[int, ...]
+
 
 @dataclass(frozen=True)
 class Record:
@@ -24,11 +28,20 @@ class Record:
 
     key: str
     """Stable name within its data set: a relative path, or an index."""
-    label: int
-    """Index into the class names; -1 is unlabelled."""
+    label: Label
+    """Index into the class names, UNLABELLED where unlabelled; in a multi-label set the indices that hold, none too."""
     split: Split | None
     """None leaves it to the packer."""
     load: Callable[[], Image.Image]
+    ignored: tuple[int, ...] = ()
+    """Classes of a multi-label set that nobody can tell; one that holds as well, holds."""
+
+    @property
+    def holds(self) -> tuple[int, ...]:
+        """The classes that hold, for either kind of label."""
+        if isinstance(self.label, tuple):
+            return self.label
+        return () if self.label == UNLABELLED else (self.label,)
 
 
 @dataclass(frozen=True)
@@ -40,6 +53,19 @@ class RawDataset:
     records: Sequence[Record]
     signature: str
     """Identity of the raw data that is cheap to compute: no image is decoded for it."""
+    multi_label: bool = False
+    """Whether several classes may hold for one image, or none."""
+
+
+def label_table(records: Sequence[Record], *, classes: int) -> NDArray[np.int8]:
+    """Labels of a multi-label set, int8 [N, classes]: 1 holds, 0 does not, -1 is unknown."""
+    table = np.zeros((len(records), classes), np.int8)
+    for row, record in zip(table, records, strict=True):
+        row[list(record.ignored)] = UNLABELLED
+        row[list(record.holds)] = 1
+        if record.label == UNLABELLED:
+            row[:] = UNLABELLED
+    return table
 
 
 def files_signature(root: Path, files: Iterable[Path]) -> str:

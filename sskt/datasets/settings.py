@@ -5,10 +5,11 @@ from typing import Literal
 
 from sskt.errors import InputError, unknown_name
 
-Kind = Literal["digits", "mnist5k", "torchvision", "folder", "parquet"]
+Kind = Literal["digits", "digit_pairs", "mnist5k", "torchvision", "folder", "parquet"]
 
 _NEEDED: dict[str, tuple[str, ...]] = {
     "digits": (),
+    "digit_pairs": (),
     "mnist5k": (),
     "torchvision": ("name", "path"),
     "folder": ("path",),

@@ -2,8 +2,8 @@
 
 import hashlib
 import math
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,22 +28,30 @@ def order_key(digest: bytes, seed: int) -> bytes:
 def assign_splits(
     records: Sequence[Record], order: Sequence[bytes], *, classes: Sequence[str], settings: DatasetSettings
 ) -> NDArray[np.int8]:
-    """Return each record's split as its code in `SPLITS`; of every class, the first in `order` are held out."""
+    """Return each record's split as its code in `SPLITS`; of every class, the first in `order` are held out.
+
+    An image of several classes counts as one of the rarest of them; images of no class are divided as if they were one.
+    """
+    if not classes:
+        raise InputError("dataset: no image has a label, so there is no class to learn; label some")
     own = {record.split for record in records}
     held: dict[Split, float] = {
         "test": 0 if "test" in own else settings.test,
         "validation": 0 if "validation" in own else settings.validation,
     }
     assigned: list[Split] = [_own_split(record) for record in records]
-    for label, rows in enumerate(_rows_by_class(records, assigned, len(classes))):
+    labelled = _training_images(records, assigned)
+    for rows in _strata(records, assigned, labelled):
         rest = sorted(rows, key=lambda row: order[row])
         for split, fraction in held.items():
             count = _ceil(fraction * len(rows))
             for row in rest[:count]:
                 assigned[row] = split
             rest = rest[count:]
-        if not rest:
-            raise _no_training_image(classes[label], len(rows), held)
+    left = _training_images(records, assigned)
+    for label, name in enumerate(classes):
+        if not left[label]:
+            raise _no_training_image(name, labelled[label], held)
     return np.array([SPLITS.index(split) for split in assigned], np.int8)
 
 
@@ -54,12 +62,22 @@ def _own_split(record: Record) -> Split:
     return split
 
 
-def _rows_by_class(records: Sequence[Record], assigned: Sequence[Split], classes: int) -> list[list[int]]:
-    rows: dict[int, list[int]] = defaultdict(list)
+def _training_images(records: Sequence[Record], assigned: Sequence[Split]) -> Counter[int]:
+    """Number of training images by class that holds."""
+    pairs = zip(records, assigned, strict=True)
+    return Counter(label for record, split in pairs if split == "train" for label in record.holds)
+
+
+def _strata(
+    records: Sequence[Record], assigned: Sequence[Split], labelled: Mapping[int, int]
+) -> Iterable[Sequence[int]]:
+    """Rows of the labelled training images, by their rarest class."""
+    strata: dict[int | None, list[int]] = defaultdict(list)
     for row, record in enumerate(records):
-        if assigned[row] == "train":
-            rows[record.label].append(row)
-    return [rows[label] for label in range(classes)]
+        if assigned[row] == "train" and record.label != UNLABELLED:
+            rarest = min(record.holds, key=lambda label: (labelled[label], label), default=None)
+            strata[rarest].append(row)
+    return strata.values()
 
 
 def _ceil(count: float) -> int:

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from sskt.datasets.records import UNLABELLED, RawDataset, Record, Split, files_signature
+from sskt.datasets.records import UNLABELLED, Label, RawDataset, Record, Split, files_signature
 from sskt.datasets.settings import DatasetSettings
+from sskt.datasets.voc import VOC_CLASSES, read_annotation
 from sskt.errors import InputError, unknown_name
 
 Arguments = dict[str, str | bool]
@@ -26,6 +27,8 @@ class TorchvisionSet:
     splits: dict[Split | None, Arguments]
     """None is a set without splits, which the packer makes."""
     unlabelled: Arguments | None = None
+    objects: tuple[str, ...] = ()
+    """Classes of the objects that its annotations name; the set is then multi-label."""
 
 
 _FLAG: dict[Split | None, Arguments] = {"train": {"train": True}, "test": {"train": False}}
@@ -35,6 +38,11 @@ _VALID: dict[Split | None, Arguments] = {**_TWO, "validation": {"split": "valid"
 _TRAINVAL: dict[Split | None, Arguments] = {"train": {"split": "trainval"}, "test": {"split": "test"}}
 # What this set calls `val` is what is published as its test score.
 _VAL_IS_TEST: dict[Split | None, Arguments] = {"train": {"split": "train"}, "test": {"split": "val"}}
+# The one year whose test annotations are public.
+_VOC2007: dict[Split | None, Arguments] = {
+    "train": {"year": "2007", "image_set": "trainval"},
+    "test": {"year": "2007", "image_set": "test"},
+}
 _WHOLE: dict[Split | None, Arguments] = {None: {}}
 
 SETS: dict[str, TorchvisionSet] = {
@@ -60,8 +68,9 @@ SETS: dict[str, TorchvisionSet] = {
     "SUN397": TorchvisionSet("SUN397/**/*", _WHOLE),
     "SVHN": TorchvisionSet("*_32x32.mat", _TWO),
     "USPS": TorchvisionSet("usps*.bz2", _FLAG),
+    "VOCDetection": TorchvisionSet("VOCdevkit/VOC2007/**/*", _VOC2007, objects=VOC_CLASSES),
 }
-"""The classes with one label per image that torchvision can fetch; another one is one line."""
+"""The sets for classification that torchvision can fetch, and the objects of PASCAL VOC 2007; another is one line."""
 
 
 def read_torchvision(settings: DatasetSettings) -> RawDataset:
@@ -71,12 +80,13 @@ def read_torchvision(settings: DatasetSettings) -> RawDataset:
         raise unknown_name("dataset.name", name, SETS)
     entry = SETS[name]
     opened = {split: _open(name, root, arguments) for split, arguments in entry.splits.items()}
-    classes = _classes(opened)
+    classes = entry.objects or _classes(opened)
     records = [record for split, dataset in opened.items() for record in _records(dataset, split, root)]
     if entry.unlabelled is not None:
         records += _unlabelled(_open(name, root, entry.unlabelled))
     files = files_signature(root, (file for file in root.glob(entry.files) if file.is_file()))
-    return RawDataset(name, classes, records, f"torchvision {version('torchvision')} {name} {files}")
+    signature = f"torchvision {version('torchvision')} {name} {files}"
+    return RawDataset(name, classes, records, signature, multi_label=bool(entry.objects))
 
 
 def _open(name: str, root: Path, arguments: Arguments) -> Any:
@@ -126,7 +136,7 @@ def _labels(dataset: Any) -> list[int]:
 
 def _files(dataset: Any) -> list[Path] | None:
     """Files of the samples, where each has one: a better name than an index, which may depend on the machine."""
-    for attribute in ("_image_files", "_images"):
+    for attribute in ("_image_files", "_images", "images"):
         if hasattr(dataset, attribute):
             return [Path(file) for file in getattr(dataset, attribute)]
     for attribute in ("samples", "_samples"):
@@ -137,9 +147,17 @@ def _files(dataset: Any) -> list[Path] | None:
 
 def _records(dataset: Any, split: Split | None, root: Path) -> Iterator[Record]:
     files, prefix = _files(dataset), f"{split}/" if split else ""
-    for index, label in enumerate(_labels(dataset)):
+    for index, (label, ignored) in enumerate(_known(dataset)):
         key = f"{prefix}{index}" if files is None else files[index].relative_to(root).as_posix()
-        yield Record(key, label, split, partial(_load, dataset, index))
+        yield Record(key, label, split, partial(_load, dataset, index), ignored)
+
+
+def _known(dataset: Any) -> Iterator[tuple[Label, tuple[int, ...]]]:
+    """The label of every sample, and the classes that nobody can tell."""
+    if hasattr(dataset, "annotations"):
+        yield from (read_annotation(Path(file)) for file in dataset.annotations)
+    else:
+        yield from ((label, ()) for label in _labels(dataset))
 
 
 def _unlabelled(dataset: Any) -> Iterator[Record]:

@@ -1,18 +1,18 @@
 """What a method is: the owner of its networks and optimisers, asked for one step at a time."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from sskt.datasets import UNLABELLED
 from sskt.errors import InputError
-from sskt.feeds import Batch
+from sskt.feeds import Batch, Extras, Pool
+from sskt.losses import PRIMARY_LOSSES, PrimaryLoss
+from sskt.maps import MapShape
 from sskt.networks import ImageFormat, TappedNetwork, build_target
 from sskt.optim import make_optimizer
 from sskt.seeds import seeded
@@ -29,6 +29,8 @@ class SourceFacts:
 
     classes: int
     embedding_dim: int
+    maps: tuple[MapShape, ...] = ()
+    """Its taps, where `attention` or `features` are asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,12 +40,20 @@ class Facts:
     classes: int
     image: ImageFormat
     sources: Mapping[str, SourceFacts]
-    taps: tuple[int, ...]
-    """Channels of the target's taps."""
+    taps: tuple[MapShape, ...]
+    """The target's taps."""
     rows: int
     """Labelled images of a batch that a process sees."""
     pool_rows: int
     """Images of the pool beside them, where the method asks for the pool."""
+    pool_size: int
+    """Images of the whole pool."""
+    views: int = 1
+    """Views of every image that there are."""
+    workers: int = 1
+    """Processes that share a batch."""
+    multi_label: bool = False
+    """Whether several classes, or none, may hold for an image."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +64,19 @@ class Needs:
     """Outputs it reads of every source."""
     pool: bool = False
     """Whether its batches hold images of the whole pool beside the labelled ones."""
+    pair: bool = False
+    """Whether its batches hold two views of every image."""
+    turned: bool = False
+    """Whether its batches hold every image turned by one, two and three quarters too."""
+    graph: int = 0
+    """Nearest neighbours of every image of the pool, by each source's embedding, that it wants to know."""
+    near: int = 0
+    """Neighbours, in the graph of the only source, that follow every image of the pool in its batches."""
+
+    def extras(self, sources: Sequence[str]) -> Extras:
+        """What a feed has to serve beside labelled images."""
+        near = (sources[0], self.near) if self.near else None
+        return Extras(pool=self.pool, pair=self.pair, turned=self.turned, near=near)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +90,16 @@ class Task:
     seed: int
     load_source: Callable[[str], Source]
     """Loads a source network by name, for methods that start from its weights."""
+    pool: Pool
+    """Labels, neighbours and what sources say, of the training images as a whole."""
     prepare: Callable[[nn.Module], nn.Module]
     """Moves a trainable module to its device and, over several processes, synchronises its gradients."""
+
+    @property
+    def primary_loss(self) -> PrimaryLoss:
+        """The target's own loss, over the labels that are not hidden."""
+        usual = "bce" if self.facts.multi_label else "ce"
+        return PRIMARY_LOSSES[usual if self.training.loss == "auto" else self.training.loss]
 
 
 @dataclass(frozen=True)
@@ -80,6 +111,10 @@ class Method(ABC):
     """One way to train a target. The first line of its doc string is what lists show."""
 
     Options: ClassVar[type[Any]] = NoOptions
+    builds_target: ClassVar[bool] = True
+    """Whether it trains the network that the target's settings describe, and not a source's own."""
+    multi_label: ClassVar[bool] = True
+    """Whether it has a meaning where several classes, or none, may hold for an image."""
 
     @classmethod
     def needs(cls, options: Any) -> Needs:
@@ -134,12 +169,46 @@ class Method(ABC):
             part.load_state_dict(state[name])
 
 
+def check_trial(method: type[Method], options: Any, facts: Facts, training: TrainingSettings) -> None:
+    """Refuse, in one line, what cannot work: what the method itself says, and what holds for all methods."""
+    method.check(options, facts)
+    if training.loss != "auto" and (training.loss == "bce") != facts.multi_label:
+        kind, right = ("several classes", "'bce'") if facts.multi_label else ("one class", "'ce' or 'focal'")
+        raise InputError(f"training.loss is {training.loss!r}; an image has {kind} here, which needs {right}")
+    needs = method.needs(options)
+    if facts.multi_label and not method.multi_label:
+        raise InputError("this method needs one class for every image; here several may hold")
+    if needs.pair and facts.views < 2:
+        raise InputError(f"views.count is {facts.views}; this method compares two views of an image and needs 2")
+    if needs.graph >= facts.pool_size:
+        raise InputError(f"{needs.graph} neighbours of every image are asked for; there are {facts.pool_size} images")
+    if needs.near and facts.pool_rows % (1 + needs.near):
+        raise InputError(
+            f"training.pool_batch_size gives each process {facts.pool_rows} images; "
+            f"it has to be a multiple of {1 + needs.near}, an image and its {needs.near} neighbours"
+        )
+
+
 def require_sources(facts: Facts, *, least: int = 1, most: int | None = None) -> None:
     """Check the number of sources a trial names."""
     count = len(facts.sources)
     if count < least or (most is not None and count > most):
         wanted = f"exactly {least}" if least == most else f"at least {least}"
         raise InputError(f"sources are {list(facts.sources)}; this method needs {wanted}")
+
+
+def require_taps(facts: Facts) -> None:
+    """Check that target and sources have feature maps that can be compared."""
+    for name, source in facts.sources.items():
+        if not source.maps:
+            raise InputError(f"source {name!r} has no taps; this method compares feature maps and needs at least one")
+        if not facts.taps:
+            raise InputError(f"the target has no taps to compare with those of source {name!r}; it needs at least one")
+
+
+def learns_from_all(learn_from: LearnFrom, *weights: float) -> bool:
+    """Whether the pool is worth reading: asked for, and some loss on it has a weight."""
+    return learn_from == "all" and any(weight > 0 for weight in weights)
 
 
 class StudentWithHeads(nn.Module):
@@ -150,8 +219,8 @@ class StudentWithHeads(nn.Module):
         self.target = target
         self.heads = heads
 
-    def forward(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the primary logits [B, C] and each head's logits [B, C_head] for uint8 images [B, c, S, S]."""
+    def forward(self, images: Tensor) -> tuple[Tensor, dict[str, Any]]:
+        """Return the primary logits [B, C] and what each head gives, for uint8 images [B, c, S, S]."""
         features = self.target(images)
         return features.logits, {name: head(features) for name, head in self.heads.items()}
 
@@ -173,7 +242,7 @@ class SingleTarget(Method):
         )
 
     @abstractmethod
-    def losses(self, batch: Batch, logits: Tensor, heads: dict[str, Tensor]) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, logits: Tensor, heads: dict[str, Any]) -> dict[str, Tensor]:
         """Return the weighted parts that the loss is the sum of."""
 
     def build_target(self) -> TappedNetwork:
@@ -218,8 +287,3 @@ class SingleTarget(Method):
     def optimizers(self) -> dict[str, Optimizer | LRScheduler]:
         """The one optimiser and its schedule."""
         return {"optimizer": self.optimizer, "schedule": self.schedule}
-
-
-def labelled_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy over the rows whose label is not hidden. logits: [B, C]; labels: int64 [B]."""
-    return F.cross_entropy(logits, labels, ignore_index=UNLABELLED)

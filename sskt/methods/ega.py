@@ -2,8 +2,9 @@
 
 L = CE(target, y) + sum over sources m of node_weight * ||N - I|| + edge_weight * ||E_m - E||, Frobenius norms of
 [B, B]: N[i, j] = r(x_i, p_j), E_m[i, j] = r(x_i, x_j), E[i, j] = r(p_i, p_j), with r Pearson's correlation over the
-dimensions, p a linear layer on the target's embedding and x a linear layer on the source's. The latter learns the
-labels through a classifier of its own and nothing else: alignment sends no gradient into it. All are dropped at export.
+dimensions, p a linear layer on the target's embedding and x a linear layer on the source's, centred or whitened before
+by choice. The latter layer learns the labels through a classifier of its own and nothing else: alignment sends no
+gradient into it. All are dropped at export.
 """
 
 from collections.abc import Mapping
@@ -18,11 +19,14 @@ from sskt.embedding_losses import REDUCTIONS, batch_centred, edge_matching, node
 from sskt.errors import InputError, unknown_name
 from sskt.feeds import Batch
 from sskt.heads import LinearHead
-from sskt.methods.base import Facts, LearnFrom, Needs, SingleTarget, Task, labelled_cross_entropy, require_sources
+from sskt.methods.base import Facts, LearnFrom, Needs, SingleTarget, Task, learns_from_all, require_sources
 from sskt.optim import make_optimizer
 from sskt.seeds import seeded
+from sskt.whitening import RowMap, centring, moments, pool_embeddings, whitening
 
-CENTRES = ("none", "batch")
+CENTRES = ("none", "batch", "pool", "whiten")
+OVER_POOL = {"pool": centring, "whiten": whitening}
+"""What maps a source's embedding, by its mean and covariance over the pool."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +40,10 @@ class EGAOptions:
     reduction: Literal["frobenius", "mean_square"] = "frobenius"
     """`frobenius`, as published, grows with the batch; `mean_square`, ||.||_F^2 / B^2, does not, and wants weights of
     its own."""
-    centre: Literal["none", "batch"] = "none"
-    """`batch` subtracts the mean of the batch from both embeddings before correlations: where all rows of a source
-    share a direction, N = I is out of reach without. `none` is published, behind a trained source head."""
+    centre: Literal["none", "batch", "pool", "whiten"] = "none"
+    """Where all rows of a source share a direction, N = I is out of reach: `batch` subtracts the mean of the batch from
+    both embeddings before correlations; `pool` the source's mean over the pool from its embedding, before its head;
+    `whiten` makes it uncorrelated over the pool too. `none` is published, behind a trained source head."""
     source_projection: bool = True
     """Whether the source's embedding passes through a head that learns the labels, as in the release; without it,
     correlations are those of the embedding as cached."""
@@ -85,6 +90,7 @@ class SourceSide:
         with seeded(task.seed, "source heads"):
             self.heads = SourceHeads(task.facts, width=options.width)
         self.prepared = task.prepare(self.heads)
+        self.primary_loss = task.primary_loss
         training = replace(task.training, lr=options.source_lr)
         # Without its schedule, for this rate never decays.
         self.optimizer, _ = make_optimizer(
@@ -94,7 +100,7 @@ class SourceSide:
     def __call__(self, embeddings: dict[str, Tensor], labels: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Return the projections, out of reach of any gradient, and the cross-entropies, by source."""
         projected, logits = self.prepared(embeddings)
-        losses = {f"source/{name}": labelled_cross_entropy(rows, labels) for name, rows in logits.items()}
+        losses = {f"source/{name}": self.primary_loss(rows, labels) for name, rows in logits.items()}
         return {name: rows.detach() for name, rows in projected.items()}, losses
 
 
@@ -107,8 +113,8 @@ class EGA(SingleTarget):
     @classmethod
     def needs(cls, options: EGAOptions) -> Needs:
         """Embeddings; and the pool, where the alignment has a weight and learns from all images."""
-        weighted = options.node_weight > 0 or options.edge_weight > 0
-        return Needs(outputs=("embedding",), pool=options.learn_from == "all" and weighted)
+        pool = learns_from_all(options.learn_from, options.node_weight, options.edge_weight)
+        return Needs(outputs=("embedding",), pool=pool)
 
     @classmethod
     def check(cls, options: EGAOptions, facts: Facts) -> None:
@@ -118,6 +124,7 @@ class EGA(SingleTarget):
     def __init__(self, task: Task, options: EGAOptions) -> None:
         super().__init__(task, options)
         self.source_side = SourceSide(task, options) if options.source_projection else None
+        self.over_pool = self._maps() if options.centre in OVER_POOL else {}
 
     def build_heads(self) -> nn.ModuleDict:
         """One projection per source, into the space where the two are compared."""
@@ -126,6 +133,11 @@ class EGA(SingleTarget):
     def _head(self, source_width: int) -> nn.Module:
         width = self.options.width if self.options.source_projection else source_width
         return LinearHead(self.target.embedding_dim, width)
+
+    def _maps(self) -> dict[str, RowMap]:
+        """By source; the target needs none, for it learns where to lie."""
+        known = {name: moments(pool_embeddings(self.task.pool, name)) for name in self.task.facts.sources}
+        return {name: OVER_POOL[self.options.centre](one) for name, one in known.items()}
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """One step of the target, and one of the source heads on the gradient of the same sum."""
@@ -138,8 +150,9 @@ class EGA(SingleTarget):
 
     def losses(self, batch: Batch, logits: Tensor, heads: dict[str, Tensor]) -> dict[str, Tensor]:
         """The equation above, two parts per source, and the cross-entropies of the source heads."""
-        parts = {"primary": labelled_cross_entropy(logits, batch.labels)}
+        parts = {"primary": self.task.primary_loss(logits, batch.labels)}
         embeddings = {name: outputs["embedding"] for name, outputs in batch.outputs.items()}
+        embeddings |= {name: mapped(embeddings[name]) for name, mapped in self.over_pool.items()}
         if self.source_side is not None:
             embeddings, of_sources = self.source_side(embeddings, batch.labels)
             parts |= of_sources

@@ -11,7 +11,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from sskt.errors import InputError
 from sskt.feeds import Batch
 from sskt.losses import soft_kl
-from sskt.methods.base import LearnFrom, Needs, SingleTarget, Task, labelled_cross_entropy
+from sskt.methods.base import LearnFrom, Needs, SingleTarget, Task, learns_from_all
 from sskt.networks import TappedNetwork
 
 
@@ -59,11 +59,12 @@ class EMA(SingleTarget):
 
     Options: ClassVar[type[Any]] = EMAOptions
     options: EMAOptions
+    multi_label: ClassVar[bool] = False
 
     @classmethod
     def needs(cls, options: EMAOptions) -> Needs:
         """No outputs; and the pool, where the consistency has a weight and learns from all images."""
-        return Needs(pool=options.learn_from == "all" and options.weight > 0)
+        return Needs(pool=learns_from_all(options.learn_from, options.weight))
 
     def __init__(self, task: Task, options: EMAOptions) -> None:
         super().__init__(task, options)
@@ -89,7 +90,7 @@ class EMA(SingleTarget):
         else:
             consistency = squared_difference(logits, wanted)
         return {
-            "primary": labelled_cross_entropy(logits, batch.labels),
+            "primary": self.task.primary_loss(logits, batch.labels),
             "consistency": self.options.weight * self.ramp() * consistency,
         }
 

@@ -15,7 +15,7 @@ from sskt.embedding_losses import DISTANCES, SCORE_LOSSES
 from sskt.errors import InputError, unknown_name
 from sskt.feeds import Batch
 from sskt.heads import LinearHead
-from sskt.methods.base import Facts, LearnFrom, Needs, SingleTarget, labelled_cross_entropy, require_sources
+from sskt.methods.base import Facts, LearnFrom, Needs, SingleTarget, learns_from_all, require_sources
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +63,8 @@ class Embed(SingleTarget):
     @classmethod
     def needs(cls, options: EmbedOptions) -> Needs:
         """Embeddings; and the pool, where the matching has a weight and learns from all images."""
-        weighted = options.weight > 0 or options.score_weight > 0
-        return Needs(outputs=("embedding",), pool=options.learn_from == "all" and weighted)
+        pool = learns_from_all(options.learn_from, options.weight, options.score_weight)
+        return Needs(outputs=("embedding",), pool=pool)
 
     @classmethod
     def check(cls, options: EmbedOptions, facts: Facts) -> None:
@@ -80,7 +80,7 @@ class Embed(SingleTarget):
     def losses(self, batch: Batch, logits: Tensor, heads: dict[str, Tensor]) -> dict[str, Tensor]:
         """The equation above, one or two parts per source."""
         options = self.options
-        parts = {"primary": labelled_cross_entropy(logits, batch.labels)}
+        parts = {"primary": self.task.primary_loss(logits, batch.labels)}
         for name, projected in heads.items():
             source = batch.outputs[name]["embedding"]
             parts[f"embedding/{name}"] = options.weight * DISTANCES[options.distance](projected, source)

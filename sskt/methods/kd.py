@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from sskt.errors import InputError
 from sskt.feeds import Batch
 from sskt.losses import soft_kl
-from sskt.methods.base import Facts, LearnFrom, Needs, SingleTarget, labelled_cross_entropy, require_sources
+from sskt.methods.base import Facts, LearnFrom, Needs, SingleTarget, learns_from_all, require_sources
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,11 +36,12 @@ class KD(SingleTarget):
 
     Options: ClassVar[type[Any]] = KDOptions
     options: KDOptions
+    multi_label: ClassVar[bool] = False
 
     @classmethod
     def needs(cls, options: KDOptions) -> Needs:
         """Logits; and the pool, where the soft loss has a weight and learns from all images."""
-        return Needs(outputs=("logits",), pool=options.learn_from == "all" and options.weight > 0)
+        return Needs(outputs=("logits",), pool=learns_from_all(options.learn_from, options.weight))
 
     @classmethod
     def check(cls, options: KDOptions, facts: Facts) -> None:
@@ -60,6 +61,6 @@ class KD(SingleTarget):
         # Back to logits at T, so that one loss serves both one teacher and several.
         teacher = torch.stack(softened).mean(dim=0).clamp(min=1e-30).log() * options.temperature
         return {
-            "primary": (1 - options.weight) * labelled_cross_entropy(logits, batch.labels),
+            "primary": (1 - options.weight) * self.task.primary_loss(logits, batch.labels),
             "soft": options.weight * soft_kl(logits, teacher, temperature=options.temperature),
         }

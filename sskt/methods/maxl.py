@@ -40,7 +40,7 @@ from sskt.maxl_losses import (
     masked_softmax,
     negative_entropy,
 )
-from sskt.methods.base import SingleTarget, StudentWithHeads, Task
+from sskt.methods.base import Facts, SingleTarget, Task
 from sskt.networks import TappedNetwork, build_target
 from sskt.optim import make_optimizer
 from sskt.seeds import seeded
@@ -82,14 +82,21 @@ class MAXL(SingleTarget):
 
     Options: ClassVar[type[Any]] = MAXLOptions
     options: MAXLOptions
+    multi_label: ClassVar[bool] = False
+
+    @classmethod
+    def check(cls, options: MAXLOptions, facts: Facts) -> None:
+        """No sources, and one process."""
+        super().check(options, facts)
+        if facts.workers > 1:
+            raise InputError(f"resources.workers is {facts.workers}; maxl trains in one process, so it has to be 1")
 
     def __init__(self, task: Task, options: MAXLOptions) -> None:
         super().__init__(task, options)
         with seeded(task.seed, LABELS):
             network = build_target(task.target, classes=self.subclasses, image=task.facts.image)
         label_network = task.prepare(network)
-        if not isinstance(self.student, StudentWithHeads) or not isinstance(label_network, TappedNetwork):
-            raise InputError("method maxl trains in one process and this trial has several; set resources.workers to 1")
+        assert isinstance(label_network, TappedNetwork)  # noqa: S101 (in one process nothing is wrapped)
         self.label_network = label_network
         training = replace(
             task.training,

@@ -17,7 +17,7 @@ from sskt.methods.base import (
     LearnFrom,
     Needs,
     SingleTarget,
-    labelled_cross_entropy,
+    learns_from_all,
     require_sources,
 )
 from sskt.relations import PRESETS
@@ -27,11 +27,11 @@ from sskt.relations import PRESETS
 class RelationOptions:
     """The default is RKD as its paper classifies with it: distances and angles, weights 25 and 50."""
 
-    preset: Literal["rkd", "sp", "pkt", "cc", "seed"] = "rkd"
+    preset: Literal["rkd", "sp", "pkt", "cc", "batch_similarity"] = "rkd"
     """Which relations are compared, and how; `rkd` because its weights come from its own paper."""
     weight: float | None = None
     """Weight of the sum over sources; by default the preset's, for batches of 64: rkd 1 (on the paper's 25 and 50), sp
-    3000, pkt 30000 and cc 0.02 (all RepDistiller's), seed 1 (this project's choice)."""
+    3000, pkt 30000 and cc 0.02 (all RepDistiller's), batch_similarity 1 (this project's choice)."""
     learn_from: LearnFrom = "labelled"
     """The images that are compared; `labelled` by default, like the published methods."""
 
@@ -48,7 +48,7 @@ class RelationOptions:
 
 
 class Relation(SingleTarget):
-    """The target's embedding keeps the sources' relations between images: RKD, SP, PKT, CC or SEED-like, any widths."""
+    """The target's embedding keeps the sources' relations between images: RKD, SP, PKT, CC or in-batch SEED."""
 
     Options: ClassVar[type[Any]] = RelationOptions
     options: RelationOptions
@@ -56,7 +56,7 @@ class Relation(SingleTarget):
     @classmethod
     def needs(cls, options: RelationOptions) -> Needs:
         """Embeddings; and the pool, where the relation has a weight and learns from all images."""
-        return Needs(outputs=("embedding",), pool=options.learn_from == "all" and options.final_weight > 0)
+        return Needs(outputs=("embedding",), pool=learns_from_all(options.learn_from, options.final_weight))
 
     @classmethod
     def check(cls, options: RelationOptions, facts: Facts) -> None:
@@ -76,7 +76,7 @@ class Relation(SingleTarget):
     def losses(self, batch: Batch, logits: Tensor, heads: dict[str, Tensor]) -> dict[str, Tensor]:
         """The equation above, a part per source."""
         relation, weight = PRESETS[self.options.preset], self.options.final_weight
-        parts = {"primary": labelled_cross_entropy(logits, batch.labels)}
+        parts = {"primary": self.task.primary_loss(logits, batch.labels)}
         for name, outputs in batch.outputs.items():
             parts[f"relation/{name}"] = weight * relation(heads["embedding"], outputs["embedding"])
         return parts

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from sskt.feeds import Batch
-from sskt.methods.base import SingleTarget, labelled_cross_entropy
+from sskt.methods.base import SingleTarget
 
 
 class Scratch(SingleTarget):
@@ -11,4 +11,4 @@ class Scratch(SingleTarget):
 
     def losses(self, batch: Batch, logits: Tensor, heads: dict[str, Tensor]) -> dict[str, Tensor]:
         """Cross-entropy on the labels."""
-        return {"primary": labelled_cross_entropy(logits, batch.labels)}
+        return {"primary": self.task.primary_loss(logits, batch.labels)}

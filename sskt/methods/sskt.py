@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
-from sskt.errors import InputError
+from sskt.errors import InputError, unknown_name
 from sskt.feeds import Batch
 from sskt.heads import LinearHead, TransferModule
 from sskt.losses import SOFT_LOSSES
@@ -18,42 +18,80 @@ from sskt.methods.base import (
     LearnFrom,
     Needs,
     SingleTarget,
-    labelled_cross_entropy,
+    learns_from_all,
     require_sources,
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class SSKTOptions:
-    """Defaults are those behind the paper's tables: alpha 1, T 1, soft cross-entropy, linear heads."""
+class Preset:
+    """What the release of the paper and its equations do differently, as far as the target is concerned."""
 
-    alpha: float | dict[str, float] = 1.0
+    alpha: float
+    temperature: float
+    combine: Literal["mean", "sum"]
+    kl_over_classes: bool
+    """Whether `kl` is a mean over classes too, so as many times weaker as the source has classes."""
+
+
+PRESETS = {
+    "corrected": Preset(alpha=1.0, temperature=1.0, combine="sum", kl_over_classes=False),
+    "paper_as_released": Preset(alpha=0.1, temperature=3.0, combine="mean", kl_over_classes=True),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SSKTOptions:
+    """Where a preset speaks of an option, None is what it says."""
+
+    preset: Literal["corrected", "paper_as_released"] = "corrected"
+    """The paper's equations with what its tables were made with (alpha 1, T 1), or the released code with its own
+    defaults (alpha 0.1, T 3). The sources' part of the latter is `batch_norm: batch` and `input.scale: 2.3333`."""
+    alpha: float | dict[str, float] | None = None
     """Weight of the auxiliary losses: one for all sources, or one by source."""
-    temperature: float = 1.0
+    temperature: float | None = None
     """Softens source and head alike; the paper's figures show little effect between 1 and 3."""
     loss: Literal["ce", "kl"] = "ce"
-    """Both have the same gradient; `kl` is 0 where head and source agree."""
+    """Both have the same gradient, as long as `kl` is no mean over classes; `kl` is 0 where head and source agree."""
     heads: Literal["linear", "transfer"] = "linear"
     """One linear layer on the embedding, or the paper's transfer module on all taps."""
-    combine: Literal["mean", "sum"] = "mean"
+    combine: Literal["mean", "sum"] | None = None
     """How the transfer module joins its taps: `mean` as released, `sum` as written."""
     width: int = 64
-    """Channels of the transfer module."""
+    """Channels of the transfer module, the paper's for the CIFAR networks."""
     learn_from: LearnFrom = "labelled"
     """As the paper does; `all` adds the unlabelled images of the pool to the auxiliary losses."""
 
     def __post_init__(self) -> None:
+        if self.preset not in PRESETS:
+            raise unknown_name("preset", self.preset, PRESETS)
         for alpha in self.alpha.values() if isinstance(self.alpha, dict) else [self.alpha]:
-            if alpha < 0:
+            if alpha is not None and not alpha >= 0:
                 raise InputError(f"alpha is {self.alpha}; it has to be at least 0")
-        if self.temperature <= 0:
+        if self.temperature is not None and not self.temperature > 0:
             raise InputError(f"temperature is {self.temperature}; it has to be above 0")
         if self.width < 2:
             raise InputError(f"width is {self.width}; it has to be at least 2")
 
+    @property
+    def said(self) -> Preset:
+        """What the preset says."""
+        return PRESETS[self.preset]
+
+    @property
+    def final_temperature(self) -> float:
+        """The temperature as set, else the preset's."""
+        return self.said.temperature if self.temperature is None else self.temperature
+
     def weight_of(self, source: str) -> float:
         """Weight of one source's auxiliary loss."""
-        return self.alpha[source] if isinstance(self.alpha, dict) else self.alpha
+        if isinstance(self.alpha, dict):
+            return self.alpha[source]
+        return self.said.alpha if self.alpha is None else self.alpha
+
+    def weight_of_loss(self, classes: int) -> float:
+        """What the reduction of the loss multiplies it by."""
+        return 1 / classes if self.loss == "kl" and self.said.kl_over_classes else 1.0
 
 
 class SSKT(SingleTarget):
@@ -65,8 +103,8 @@ class SSKT(SingleTarget):
     @classmethod
     def needs(cls, options: SSKTOptions) -> Needs:
         """Logits; and the pool, where the auxiliary loss has a weight and learns from all images."""
-        weighted = any(options.alpha.values()) if isinstance(options.alpha, dict) else options.alpha > 0
-        return Needs(outputs=("logits",), pool=options.learn_from == "all" and weighted)
+        weights = options.alpha.values() if isinstance(options.alpha, dict) else [options.weight_of("")]
+        return Needs(outputs=("logits",), pool=learns_from_all(options.learn_from, *weights))
 
     @classmethod
     def check(cls, options: SSKTOptions, facts: Facts) -> None:
@@ -84,15 +122,16 @@ class SSKT(SingleTarget):
     def _head(self, classes: int) -> nn.Module:
         if self.options.heads == "linear":
             return LinearHead(self.target.embedding_dim, classes)
-        taps = self.task.facts.taps
-        return TransferModule(taps, classes, width=self.options.width, combine=self.options.combine)
+        taps = tuple(tap.channels for tap in self.task.facts.taps)
+        combine = self.options.combine or self.options.said.combine
+        return TransferModule(taps, classes, width=self.options.width, combine=combine)
 
     def losses(self, batch: Batch, logits: Tensor, heads: dict[str, Tensor]) -> dict[str, Tensor]:
         """The paper's equation, a part per source."""
-        soft = SOFT_LOSSES[self.options.loss]
-        parts = {"primary": labelled_cross_entropy(logits, batch.labels)}
+        soft, temperature = SOFT_LOSSES[self.options.loss], self.options.final_temperature
+        parts = {"primary": self.task.primary_loss(logits, batch.labels)}
         for name, head_logits in heads.items():
+            weight = self.options.weight_of(name) * self.options.weight_of_loss(head_logits.shape[1])
             source_logits = batch.outputs[name]["logits"]
-            auxiliary = soft(head_logits, source_logits, temperature=self.options.temperature)
-            parts[f"auxiliary/{name}"] = self.options.weight_of(name) * auxiliary
+            parts[f"auxiliary/{name}"] = weight * soft(head_logits, source_logits, temperature=temperature)
         return parts

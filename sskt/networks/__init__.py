@@ -84,21 +84,28 @@ def _imported(name: str) -> Architecture:
 def build_target(settings: TargetSettings, *, classes: int, image: ImageFormat) -> TappedNetwork:
     """Build a network to be trained on such images; `settings.weights` fill everything but its classifier.
 
+    Parts that `settings` freeze are frozen; without weights they would be random for good, and that is refused.
+
     It sees images at their own size unless told otherwise, even where its pretrained weights were made for another.
     """
     with errors_in("target."):
+        if settings.frozen and settings.weights is None:
+            raise InputError(
+                f"frozen is {list(settings.frozen)}, but random weights would never be trained; give target.weights"
+            )
         architecture = get_architecture(settings.architecture)
         weights = None if settings.weights is None else _read_weights(architecture, settings.weights)
         base = Preprocessing(image.channels, None, image.mean, image.std)
         if architecture.preprocessing is not None:
             made_for = weights.preprocessing if weights and weights.preprocessing else architecture.preprocessing()
-            base = replace(made_for, size=None)
+            base = replace(made_for, size=None, scale=None)
         preprocessing = _overridden(base, settings.input, any_channels=architecture.preprocessing is None)
         target = assemble(
             Blueprint(settings.architecture, settings.options), classes=classes, preprocessing=preprocessing
         )
         if weights is not None:
             load_into(target.network, weights.state, label=weights.label, keep=target.head)
+        target.freeze(settings.frozen)
         return target
 
 
@@ -181,4 +188,6 @@ def _overridden(base: Preprocessing, given: InputSettings, *, any_channels: bool
     """Put what a person says in place; where a network takes any number of channels, `mean` says how many."""
     mean = given.mean or base.mean
     channels = len(mean) if any_channels else base.channels
-    return Preprocessing(channels, given.size or base.size, mean, given.std or base.std)
+    # Size and scale are two ways to say one thing: either one given takes the place of both.
+    sized = base if given.size is None and given.scale is None else given
+    return Preprocessing(channels, sized.size, mean, given.std or base.std, sized.scale)

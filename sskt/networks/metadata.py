@@ -24,7 +24,8 @@ class ExportedMetadata:
 
     def to_header(self) -> dict[str, str]:
         """Write it as safetensors metadata."""
-        return {KEY: json.dumps({"format": FORMAT} | asdict(self), sort_keys=True)}
+        values = asdict(self) | {"format": FORMAT, "preprocessing": self.preprocessing.plain()}
+        return {KEY: json.dumps(values, sort_keys=True)}
 
 
 def read_metadata(data: bytes) -> ExportedMetadata | None:
@@ -68,5 +69,6 @@ def _parsed(values: dict[str, Any]) -> ExportedMetadata:
             size=preprocessing["size"],
             mean=tuple(preprocessing["mean"]),
             std=tuple(preprocessing["std"]),
+            scale=preprocessing.get("scale"),
         ),
     )

@@ -1,6 +1,8 @@
 """From the bytes of an image to what a network wants to see, as part of the network."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +16,16 @@ LUMINANCE = (0.299, 0.587, 0.114)
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What a network wants to see; size None leaves images at theirs. mean, std: for pixels scaled to 0..1."""
+    """What a network wants to see; neither size nor scale leaves images at theirs. mean, std: for pixels in 0..1.
+
+    size: the side in pixels; scale: instead, the side as a multiple of the image's.
+    """
 
     channels: int
     size: int | None
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    scale: float | None = None
 
     def __post_init__(self) -> None:
         for name, values in (("mean", self.mean), ("std", self.std)):
@@ -29,6 +35,18 @@ class Preprocessing:
                 )
         if min(self.std, default=1.0) <= 0:
             raise InputError(f"input.std is {list(self.std)}; every entry has to be above 0")
+
+    def side(self, length: int) -> int:
+        """Return the side that one of `length` pixels is resized to."""
+        if self.scale is None:
+            return self.size or length
+        # Rounded down, as torch scales (32 * 7/3 is 74); 7/3 typed as 2.3333 is a little short, and 96 still gives 224.
+        return max(1, math.floor(length * self.scale + 0.01))
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON gives it back; without a scale as before there was one, for identities and files hold this."""
+        values = asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
+        return {name: value for name, value in values.items() if name != "scale" or value is not None}
 
 
 class Preprocess(nn.Module):
@@ -47,10 +65,12 @@ class Preprocess(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Turn uint8 [B, c, H, W] into float32 [B, channels, S, S]."""
         pixels = self._adapted(images.to(torch.float32) / 255)
-        size = self.values.size
-        if size is not None and tuple(pixels.shape[-2:]) != (size, size):
-            # Not antialiased: sources mostly see images enlarged, and there it changes nothing.
-            pixels = F.interpolate(pixels, size=(size, size), mode="bilinear", align_corners=False, antialias=False)
+        height, width = pixels.shape[-2:]
+        size = self.values.side(height), self.values.side(width)
+        if size != (height, width):
+            # Not antialiased: sources mostly see images enlarged, and there it changes nothing. By size for a scale
+            # too: where a side was rounded down, torch's own scaling would leave out a part of the last pixel.
+            pixels = F.interpolate(pixels, size=size, mode="bilinear", align_corners=False, antialias=False)
         return (pixels - self.mean) / self.std
 
     def _adapted(self, pixels: Tensor) -> Tensor:

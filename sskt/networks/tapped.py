@@ -4,13 +4,14 @@ import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from sskt.errors import InputError, unknown_name
+from sskt.maps import MapShape
 from sskt.networks.preprocess import Preprocess
 from sskt.settings import Option
 
@@ -39,6 +40,8 @@ class TappedNetwork(nn.Module):
 
     blueprint: Blueprint | None = None
     """Filled in by those who build from a name."""
+    frozen: tuple[str, ...] = ()
+    """Names of the parts that training leaves alone, filled in by `freeze`."""
 
     def __init__(self, network: nn.Module, *, taps: tuple[str, ...], head: str, preprocess: Preprocess) -> None:
         super().__init__()
@@ -74,8 +77,8 @@ class TappedNetwork(nn.Module):
                 raise InputError(f"{part!r} of {type(self.network).__name__} took no part in making the logits")
         return Features(tuple(seen[tap] for tap in self.taps), seen[_HEAD_INPUT].flatten(1), logits)
 
-    def tap_channels(self, image_size: int, channels: int) -> tuple[int, ...]:
-        """Return the channels of each tap for images [B, channels, image_size, image_size]."""
+    def tap_shapes(self, image_size: int, channels: int) -> tuple[MapShape, ...]:
+        """Return the shape of each tap for images [B, channels, image_size, image_size]."""
         # A copy runs, so that neither mode nor statistics change; on the host, whose random numbers are put back.
         trial = copy.deepcopy(self).cpu().eval()
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
@@ -83,7 +86,27 @@ class TappedNetwork(nn.Module):
         for name, tap in zip(self.taps, taps, strict=True):
             if tap.ndim != 4:
                 raise InputError(f"tap {name!r} gives the shape {list(tap.shape)}; it has to be [B, C, H, W]")
-        return tuple(tap.shape[1] for tap in taps)
+        return tuple(MapShape(*tap.shape[1:]) for tap in taps)
+
+    def freeze(self, parts: tuple[str, ...]) -> None:
+        """Keep parts of the plain network, by dotted names and with all below them, from being changed by training."""
+        known = [name for name, _ in self.network.named_modules() if name]
+        for part in parts:
+            if part not in known:
+                raise unknown_name("frozen part", part, known)
+            if f"{self.head}.".startswith(f"{part}."):
+                raise InputError(f"frozen part {part!r} holds the head {self.head!r}, which is new and has to learn")
+        self.frozen = parts
+        for part in parts:
+            self.network.get_submodule(part).requires_grad_(requires_grad=False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:  # noqa: FBT001, FBT002 (nn.Module's own signature)
+        """Switch between training and evaluation; frozen parts stay in evaluation, their statistics as they are."""
+        super().train(mode)
+        for part in self.frozen:
+            self.network.get_submodule(part).eval()
+        return self
 
     def replace_head(self, classes: int) -> None:
         """Put a fresh linear layer in place of the head."""

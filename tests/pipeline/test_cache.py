@@ -8,6 +8,7 @@ from pipeline.labels import load_manifest, read_cache, record_key, shard_key
 from pipeline.packed import read_packed
 from pipeline.stages import Stages
 from sskt.errors import SsktError
+from sskt.views import TURN
 from tests import fragile
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -70,22 +71,47 @@ def test_another_output_leaves_what_exists_and_both_can_come_from_one_pass(prepa
     plan, storage = prepared
     spec = plan.caches["wise"]["logits"]
     views = spec.rows * spec.view_count
+    wanted = {"wise": {output: plan.caches["wise"][output] for output in ("logits", "embedding")}}
     first = ensure_caches(plan, storage, wanted=logits_of(plan))["wise"]
     written = (tmp_path / "store" / shard_key(spec, 0)).stat().st_mtime_ns
-    both = ensure_caches(plan, storage, wanted=plan.caches)["wise"]
+    both = ensure_caches(plan, storage, wanted=wanted)["wise"]
     assert both.passes == views
     assert (tmp_path / "store" / shard_key(spec, 0)).stat().st_mtime_ns == written
     assert both.manifests["logits"] == first.manifests["logits"]
-    for name in plan.caches["wise"]:
-        storage.delete(f"{plan.caches['wise'][name].prefix}/manifest.json")
-        for shard in range(spec.shards):
-            storage.delete(record_key(plan.caches["wise"][name], shard))
-    together = ensure_caches(plan, storage, wanted=plan.caches)["wise"]
+    for lost in wanted["wise"].values():
+        storage.delete(f"{lost.prefix}/manifest.json")
+        for shard in range(lost.shards):
+            storage.delete(record_key(lost, shard))
+    together = ensure_caches(plan, storage, wanted=wanted)["wise"]
     assert together.passes == views
     contents = {output: manifest.content for output, manifest in both.manifests.items()}
     assert {output: manifest.content for output, manifest in together.manifests.items()} == contents
     embedding = read_cache(storage, plan.caches["wise"]["embedding"], together.manifests["embedding"])
     assert embedding.shape == (spec.rows, spec.view_count, 4 * plan.sources["wise"].embedding_dim)
+
+
+def test_turned_views_are_a_cache_of_their_own(prepared):
+    plan, storage = prepared
+    specs, source = plan.caches["wise"], plan.sources["wise"]
+    upright, turned = specs["embedding"], specs["turned embedding"]
+    wanted = {"wise": {name: specs[name] for name in ("embedding", "turned embedding", "turned logits")}}
+    outcome = ensure_caches(plan, storage, wanted=wanted)["wise"]
+    views = upright.rows * upright.view_count
+    assert outcome.passes == views + 3 * views, "two outputs of the same views come from one pass"
+    stored = {name: read_cache(storage, specs[name], manifest) for name, manifest in outcome.manifests.items()}
+    assert stored["embedding"].shape[:2] == (upright.rows, 3)
+    assert stored["turned embedding"].shape[:2] == (upright.rows, 9)
+    images = torch.from_numpy(read_packed(plan.packed, storage).images)
+    for sample, place, quarters, view in ((0, 0, 1, 0), (70, 2, 1, 2), (70, 4, 2, 1), (upright.rows - 1, 8, 3, 2)):
+        ids, views = torch.tensor([sample]), torch.tensor([quarters * TURN + view])
+        seen = plan.recipe.apply_turned(images[ids], ids=ids, views=views)
+        alone = source.outputs(seen, ("embedding",))["embedding"][0].numpy()
+        np.testing.assert_allclose(stored["turned embedding"].view(np.float32)[sample, place], alone, atol=1e-5)
+    storage.delete(record_key(turned, 1))
+    storage.delete(f"{turned.prefix}/manifest.json")
+    repaired = ensure_caches(plan, storage, wanted=wanted)["wise"]
+    assert repaired.passes == len(turned.id_range(1)) * 9
+    assert repaired.manifests["turned embedding"].content == outcome.manifests["turned embedding"].content
 
 
 def test_no_source_no_cache(prepared):

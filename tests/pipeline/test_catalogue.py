@@ -3,7 +3,7 @@ from dataclasses import dataclass, fields
 import pytest
 
 from pipeline.catalogue import catalogue, describe, documents
-from sskt.methods import METHODS
+from sskt.methods import METHODS, Needs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,3 +35,28 @@ def test_every_method_and_every_option_is_listed_with_its_default(name):
 def test_needs_are_those_of_the_defaults():
     assert "needs logits of its sources" in describe("kd", METHODS["kd"])
     assert "needs no cache" in describe("finetune", METHODS["finetune"])
+
+
+GRAPH = "the 5 nearest neighbours of every image by each source's embedding"
+
+
+@pytest.mark.parametrize(
+    ("needs", "says"),
+    [
+        (Needs(), "no cache"),
+        (Needs(pool=True, pair=True), "no cache; unlabelled images; two views of every image"),
+        (Needs(outputs=("logits", "embedding")), "logits, embedding of its sources"),
+        (Needs(outputs=("logits",), turned=True), "logits of its sources; turned views"),
+        (Needs(graph=5), GRAPH),
+        (Needs(outputs=("embedding",), graph=5, pool=True), f"embedding of its sources; {GRAPH}; unlabelled images"),
+    ],
+)
+def test_needs_are_said_in_words(needs, says):
+    class Asking(METHODS["scratch"]):
+        """Asks."""
+
+        @classmethod
+        def needs(cls, options):
+            return needs
+
+    assert describe("asking", Asking).splitlines()[1] == f"  needs {says}"

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.__main__ import VERBS, main, make_parser
+from sskt.losses import labelled_cross_entropy
 from sskt.methods import METHODS
-from sskt.methods.base import SingleTarget, labelled_cross_entropy
+from sskt.methods.base import SingleTarget
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -166,6 +166,83 @@ def test_the_same_content_has_the_same_fingerprint_elsewhere(tmp_path):
     assert parts(storage, first) == parts(storage, second)
 
 
+def test_the_content_of_single_label_data_keeps_its_fingerprint(tmp_path):
+    records = made()
+    records[30:] = [replace(record, label=-1) for record in records[30:]]
+    # As it was when packed data was of version 2; caches and results are named by it.
+    assert pack_raw(raw_of(records), DIGITS, store(tmp_path)).fingerprint.startswith("222dc4757d27ddc0")
+
+
+def multi(*labels: int | tuple[int, ...], classes: int = 3) -> RawDataset:
+    records = [Loads().record(f"{index:03d}", label) for index, label in enumerate(labels)]
+    return replace(raw_of(records, classes), multi_label=True)
+
+
+def test_a_multi_label_set_says_what_holds_what_does_not_and_what_nobody_can_tell(tmp_path):
+    raw = multi((0, 1), (), (1, 2), -1, (0,), (2,))
+    records = list(raw.records)
+    records[4] = replace(records[4], ignored=(0, 2))  # 0 holds for another object, 2 is only hard to see
+    records[5] = replace(records[5], ignored=(0, 1))
+    storage = store(tmp_path)
+    packed = pack_raw(replace(raw, records=records), replace(DIGITS, validation=0, test=0), storage)
+    labels = dict(zip(table(storage, packed)["key"], read_packed(packed, storage).labels.tolist(), strict=True))
+    assert labels == {
+        "000": [1, 1, 0],
+        "001": [0, 0, 0],
+        "002": [0, 1, 1],
+        "003": [-1, -1, -1],
+        "004": [1, 0, -1],
+        "005": [-1, -1, 1],
+    }
+    assert packed.multi_label
+    assert (packed.labelled, packed.unlabelled, packed.pool) == ((2, 2, 2), 1, 6)
+
+
+def test_counts_of_a_multi_label_set_are_those_of_the_training_images(tmp_path):
+    raw, storage = multi(*[(0,), (0, 1), (1, 2), ()] * 10, -1, -1), store(tmp_path)
+    packed = pack_raw(raw, replace(DIGITS, validation=0.1, test=0.2), storage)
+    arrays = read_packed(packed, storage)
+    assert packed.labelled == tuple((arrays.labels[arrays.splits == 0] == 1).sum(axis=0).tolist())
+    assert (packed.labelled[0], packed.labelled[2]) == (14, 7)
+    assert (packed.pool, packed.validation, packed.test, packed.unlabelled) == (30, 4, 8, 2)
+    assert pack_raw(raw, replace(DIGITS, validation=0.1, test=0.2), storage) == packed
+
+
+@pytest.mark.parametrize("change", [(0, 2), (), -1, "ignored"])
+def test_another_set_of_labels_has_another_fingerprint(tmp_path, change):
+    raw, chosen = multi((0, 1), (1,), (0, 2), (2,), (0,)), replace(DIGITS, validation=0, test=0)
+    before = pack_raw(raw, chosen, store(tmp_path / "before"))
+    records = list(raw.records)
+    records[0] = replace(records[0], ignored=(2,)) if change == "ignored" else replace(records[0], label=change)
+    after = pack_raw(replace(raw, records=records), chosen, store(tmp_path / "after"))
+    assert after.fingerprint != before.fingerprint
+
+
+def test_one_label_and_a_set_of_one_are_other_content(tmp_path):
+    one, chosen = raw_of(made()), replace(DIGITS, validation=0, test=0)
+    sets = [replace(record, label=(record.label,)) for record in one.records]
+    many = replace(one, records=sets, signature="sets", multi_label=True)
+    found = [pack_raw(raw, chosen, store(tmp_path)) for raw in (one, many)]
+    assert found[0].fingerprint != found[1].fingerprint
+    assert found[0].labelled == found[1].labelled == (20, 20)
+
+
+def test_a_set_without_any_label_is_refused(tmp_path):
+    assert "no image has a label" in refused(multi(-1, (), classes=0), DIGITS, store(tmp_path))
+
+
+def test_pairs_of_digits_are_packed(tmp_path):
+    storage = store(tmp_path)
+    packed = pack(DatasetSettings(kind="digit_pairs"), storage)
+    assert (packed.rows, packed.channels, packed.size, packed.multi_label) == (1797, 1, 16, True)
+    arrays = read_packed(packed, storage)
+    assert set(arrays.labels.sum(axis=1).tolist()) == {1, 2}
+    assert packed.labelled == tuple((arrays.labels[: packed.pool] == 1).sum(axis=0).tolist())
+    # Stratified by the rarest class only, and yet every class has about the share it should have.
+    shares = np.array([(arrays.labels[arrays.splits == split] == 1).sum(axis=0) for split in range(3)])
+    np.testing.assert_allclose(shares[2] / shares.sum(axis=0), 0.2, atol=0.06)
+
+
 @pytest.mark.parametrize("change", ["pixel", "label", "seed", "split", "class", "key"])
 def test_other_content_has_another_fingerprint(tmp_path, change):
     raw, chosen = raw_of(made()), replace(DIGITS, validation=0, test=0.25)

@@ -10,7 +10,7 @@ import pytest
 
 from cluster.storage import FolderStorage
 from pipeline.pack import pack_raw
-from pipeline.packed import PackedDataset, copy_images, image_format, load_manifest, read_images, read_packed
+from pipeline.packed import PackedDataset, copy_rows, image_format, load_manifest, read_images, read_packed
 from sskt.datasets import DatasetSettings, RawDataset, Record
 from sskt.errors import DamagedError
 from tests.sskt.datasets.pictures import picture
@@ -64,11 +64,41 @@ def test_arrays_are_the_rows_in_order(storage, packed):
     assert arrays.splits.tolist() == [0] * 14 + [1] * 2 + [2] * 4
 
 
+@pytest.fixture
+def packed_multi(storage) -> PackedDataset:
+    """Twelve pictures in two parts, of three classes that may hold together."""
+    label = {0: (0, 2), 1: (1,), 2: ()}
+    records = [Record(str(index), label[index % 3], "train", lambda index=index: picture(index)) for index in range(12)]
+    raw = RawDataset("made", ("a", "b", "c"), records, "x", multi_label=True)
+    whole = pack_raw(raw, DatasetSettings(kind="digits", validation=0, test=0), storage)
+    table = read_table(storage, whole, 0)
+    first = replace_part(storage, replace(whole, parts=whole.parts * 2), 0, table.slice(0, 7))
+    return replace_part(storage, first, 1, table.slice(7))
+
+
+def test_labels_of_a_multi_label_set_are_rows_of_classes(storage, packed_multi):
+    arrays = read_packed(packed_multi, storage)
+    assert (arrays.labels.dtype, arrays.labels.shape) == (np.int8, (12, 3))
+    rows = pa.concat_tables([read_table(storage, packed_multi, number) for number in (0, 1)]).to_pydict()
+    expected = {0: [1, 0, 1], 1: [0, 1, 0], 2: [0, 0, 0]}
+    assert arrays.labels.tolist() == [expected[int(key) % 3] for key in rows["key"]]
+    assert rows["label"] == [bytes(expected[int(key) % 3]) for key in rows["key"]]
+
+
+def test_the_label_column_has_to_be_of_the_manifest_s_kind(storage, packed, packed_multi):
+    one_label = replace(packed_multi, multi_label=False)
+    assert "part-00000.parquet: label is not a column of type int32" in refused(one_label, storage)
+    fewer = replace(packed_multi, classes=("a", "b"))
+    assert "label is not a column of type fixed_size_binary[2]" in refused(fewer, storage)
+    many = replace(packed, multi_label=True)
+    assert "label is not a column of type fixed_size_binary[2]" in refused(many, storage)
+
+
 def test_images_are_copied_from_chunks_that_start_within_a_buffer():
     whole = np.arange(40, dtype=np.uint8).reshape(10, 1, 2, 2)
     array = pa.FixedSizeBinaryArray.from_buffers(pa.binary(4), 10, [None, pa.py_buffer(whole)])
     found = np.empty((7, 1, 2, 2), np.uint8)
-    copy_images(pa.chunked_array([array.slice(2, 3), array.slice(6)]), found)
+    copy_rows(pa.chunked_array([array.slice(2, 3), array.slice(6)]), found)
     np.testing.assert_array_equal(found, whole[[2, 3, 4, 6, 7, 8, 9]])
 
 
@@ -126,8 +156,9 @@ def test_a_manifest_survives_storage(storage, packed):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 1}, "version: Input should be 2"),
+        ({"version": 2}, "version: Input should be 3"),
         ({"rows": "many"}, "rows: Input should be a valid integer"),
+        ({"multi_label": "maybe"}, "multi_label: Input should be a valid boolean"),
         ({"pool": None}, "pool: Input should be a valid integer"),
         ({"extra": 1}, "extra: Unexpected keyword argument"),
         ({"parts": [{"name": "x"}]}, "parts.0.rows: Field required"),

@@ -17,18 +17,29 @@ CIFAR10 = Path(os.environ.get("SSKT_CIFAR10", Path(__file__).parents[2] / "../sh
 needs_cifar10 = pytest.mark.skipif(not CIFAR10.is_dir(), reason=f"no CIFAR-10 in {CIFAR10}; set SSKT_CIFAR10")
 
 
+INTEGER, LIST = pa.int64(), pa.list_(pa.int64())
+
+
 def png(seed: int) -> bytes:
     file = io.BytesIO()
     picture(seed).save(file, "PNG")
     return file.getvalue()
 
 
-def write(path: Path, labels: list, *, metadata: dict | None = None, plain: bool = False, first: int = 0) -> Path:
+def write(
+    path: Path,
+    labels: list,
+    *,
+    metadata: dict | None = None,
+    plain: bool = False,
+    first: int = 0,
+    kind: pa.DataType = INTEGER,
+) -> Path:
     """Rows 0.. of pictures first.., in row groups of two."""
     path.parent.mkdir(parents=True, exist_ok=True)
     data = [png(first + row) for row in range(len(labels))]
     image = pa.array(data) if plain else pa.array([{"bytes": each, "path": None} for each in data])
-    table = pa.table({"image": image, "label": pa.array(labels, pa.int64())})
+    table = pa.table({"image": image, "label": pa.array(labels, kind)})
     pq.write_table(table.replace_schema_metadata(metadata), path, row_group_size=2)
     return path
 
@@ -106,6 +117,51 @@ def test_null_and_minus_one_are_unlabelled(tmp_path, metadata):
     assert len(raw.classes) == 2
 
 
+def hugging_face(label: object) -> dict:
+    return {"huggingface": json.dumps({"info": {"features": {"feature": {"dtype": "string"}, "label": label}}})}
+
+
+NAMES = {"names": ["cat", "dog", "owl"], "_type": "ClassLabel"}
+
+
+@pytest.mark.parametrize("kind", [LIST, pa.large_list(pa.int32())])
+@pytest.mark.parametrize(
+    "label", [{"feature": NAMES, "_type": "Sequence"}, {"feature": NAMES, "length": -1, "_type": "List"}, [NAMES]]
+)
+def test_lists_of_labels_are_a_multi_label_set(tmp_path, kind, label):
+    labels = [[2, 0], [], None, [1], [1, 1]]
+    raw = read(write(tmp_path / "x.parquet", labels, metadata=hugging_face(label), kind=kind))
+    assert raw.multi_label
+    assert raw.classes == ("cat", "dog", "owl")
+    assert [record.label for record in raw.records] == [(0, 2), (), -1, (1,), (1,)]
+
+
+def test_lists_of_labels_without_names_are_numbered(tmp_path):
+    train = write(tmp_path / "x.parquet", [[7, 3], []], kind=LIST)
+    raw = read(train, write(tmp_path / "t.parquet", [[12, 7]], kind=LIST))
+    assert raw.classes == ("3", "7", "12")
+    assert [record.label for record in raw.records] == [(0, 1), (), (1, 2)]
+    assert not read(write(tmp_path / "one.parquet", [7, 3])).multi_label
+
+
+def test_mistakes_in_lists_of_labels_are_named(tmp_path):
+    names = hugging_face({"feature": NAMES, "_type": "Sequence"})
+    for unknown in (None, -1):
+        file = write(tmp_path / "x.parquet", [[0], [1, unknown]], metadata=names, kind=LIST)
+        assert refused(file) == (
+            f"dataset.path: {str(file)!r} has {unknown} in a list of labels; "
+            "a row of which nothing is known is null as a whole"
+        )
+    high = write(tmp_path / "high.parquet", [[0, 3]], metadata=names, kind=LIST)
+    assert "has the label 3, but names 3 classes; labels have to be 0..2" in refused(high)
+    lists, plain = write(tmp_path / "a.parquet", [[0]], kind=LIST), write(tmp_path / "b.parquet", [0])
+    assert refused(lists, plain) == (
+        f"dataset.test_path: only one of {str(plain)!r} and {str(lists)!r} has lists as label"
+    )
+    texts = write(tmp_path / "texts.parquet", [["cat"]], kind=pa.list_(pa.string()))
+    assert "has the columns image: " in refused(texts)
+
+
 def test_a_row_without_bytes_cannot_be_loaded(tmp_path):
     image = pa.array([None, {"bytes": None, "path": "x.png"}], pa.struct({"bytes": pa.binary(), "path": pa.string()}))
     pq.write_table(pa.table({"image": image, "label": pa.array([0, 0])}), tmp_path / "x.parquet")
@@ -128,7 +184,7 @@ def test_wrong_columns_are_listed(tmp_path):
     pq.write_table(pa.table({"img": pa.array([b""]), "label": pa.array([0])}), file)
     assert refused(file) == (
         f"dataset.path: {str(file)!r} has the columns img: binary, label: int64; "
-        "needed are image (binary, or struct with bytes) and label (an integer)"
+        "needed are image (binary, or struct with bytes) and label (an integer, or a list of integers)"
     )
     pq.write_table(pa.table({"image": pa.array(["x.png"]), "label": pa.array([0])}), file)
     assert "has the columns image: string, label: int64" in refused(file)

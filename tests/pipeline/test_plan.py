@@ -2,10 +2,15 @@ import dataclasses
 
 import pytest
 
+from pipeline.__main__ import main
 from pipeline.experiment import load_experiment
 from pipeline.plan import load_sources, make_plan
 from pipeline.stages import Stages
 from sskt.errors import InputError
+from sskt.export import export_bytes
+from sskt.networks import ImageFormat, build_target
+from sskt.settings import TargetSettings
+from tests.pipeline.test_trials import with_methods
 
 TAUGHT = "method: sskt, sources: [wise], learn_from: all"
 
@@ -117,3 +122,141 @@ def test_what_changes_a_label_changes_its_cache(experiment_file, change):
     assert before["logits"].id != after["logits"].id
     assert before["embedding"].id != after["embedding"].id
     assert before["logits"].id != before["embedding"].id
+
+
+def refusal(file, capsys, *changes):
+    """What a sweep says before it ends with the exit code of bad input."""
+    capsys.readouterr()
+    assert main(["sweep", str(file), *(word for change in changes for word in ("--set", change))]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1
+    return said.removeprefix("error: ").removesuffix("\n").replace(str(file), "FILE")
+
+
+def test_a_live_source_has_no_cache_and_other_run_keys(experiment_file):
+    cached, live = plan_of(experiment_file), plan_of(experiment_file, "sources.wise.live=true")
+    assert keys(live)[:2] == keys(cached)[:2]
+    assert not set(keys(live)[2:]) & set(keys(cached)[2:])
+    assert live.caches == live.caches_for(live.trials) == live.graphs_for(live.trials) == {}
+    by_batch = plan_of(experiment_file, "sources.wise.live=true", "sources.wise.batch_norm=batch")
+    assert not set(keys(by_batch)[2:]) & set(keys(live)[2:])
+
+
+def test_nothing_of_a_cache_changes_what_a_live_source_teaches(experiment_file):
+    before = keys(plan_of(experiment_file, "sources.wise.live=true"))
+    changes = ("cache.encoding=fp32", "cache.batch_size=100", "resources.cpus_per_source_worker=2")
+    assert keys(plan_of(experiment_file, "sources.wise.live=true", *changes)) == before
+
+
+def test_how_a_source_is_read_does_not_matter_where_only_its_weights_do(experiment_file):
+    with_methods(experiment_file, "method: finetune, sources: [wise]")
+    assert keys(plan_of(experiment_file)) == keys(plan_of(experiment_file, "sources.wise.live=true"))
+
+
+def test_a_cache_is_planned_for_every_view_a_method_reads(experiment_file):
+    entries = (
+        "method: sskd, sources: [wise], soft: 0, turned: 0",
+        "method: at, sources: [wise]",
+        "method: propagate, sources: [wise], neighbours: 7",
+    )
+    with_methods(experiment_file, *entries)
+    plan = plan_of(experiment_file)
+    specs, pool, count = plan.caches["wise"], plan.packed.pool, plan.experiment.views.count
+    wanted = {"embedding", "turned embedding", "attention"}
+    assert set(plan.caches_for(plan.trials)["wise"]) == wanted
+    assert [len(specs[name].view_ids) for name in ("embedding", "turned embedding")] == [count, 3 * count]
+    assert specs["attention"].width == sum(shape.cells for shape in plan.maps["wise"]) > 0
+    (name, graph) = next(iter(plan.graphs_for(plan.trials).items()))
+    assert (name, graph.neighbours, graph.embedding.rows) == ("wise, 7 neighbours", 7, pool)
+    assert graph.embedding == specs["embedding"]
+    assert len({spec.id for spec in specs.values()}) == len(specs)
+
+
+def test_maps_are_known_only_where_they_are_asked_for(experiment_file):
+    plan = plan_of(experiment_file)
+    assert plan.maps == {}
+    assert set(plan.caches["wise"]) == {"logits", "turned logits", "embedding", "turned embedding"}
+
+
+def test_a_frozen_part_of_a_source_is_part_of_the_key(experiment_file):
+    with_methods(experiment_file, "method: finetune, sources: [wise]")
+    before = keys(plan_of(experiment_file))
+    assert not set(before) & set(keys(plan_of(experiment_file, "target.frozen=[stage1]")))
+
+
+def test_batch_statistics_without_live_are_refused(experiment_file, capsys):
+    assert refusal(experiment_file, capsys, "sources.wise.batch_norm=batch") == (
+        "FILE: sources.wise: batch_norm is 'batch' and live is false; what such a source says of an image depends on "
+        "the images beside it, so no cache could be right: it goes with `live: true`"
+    )
+
+
+def test_neighbours_by_a_live_source_are_refused(experiment_file, capsys):
+    with_methods(experiment_file, "method: propagate, sources: [wise], neighbours: 3")
+    assert refusal(experiment_file, capsys, "sources.wise.live=true") == (
+        "methods: 'propagate wise, neighbours 3': sources.wise.live is true; the neighbours that this method asks for "
+        "come from a cache of the source's embeddings, so it has to be false"
+    )
+
+
+@pytest.mark.parametrize(
+    ("entry", "changes", "says"),
+    [
+        ("method: dogo", ("views.count=1",),
+         "methods: 'dogo': views.count is 1; this method compares two views of an image and needs 2"),
+        ("method: scratch", ("training.loss=bce",),
+         "methods: 'scratch': training.loss is 'bce'; an image has one class here, which needs 'ce' or 'focal'"),
+        ("method: propagate, sources: [wise], neighbours: 108", (),
+         "methods: 'propagate wise, neighbours 108': "
+         "108 neighbours of every image are asked for; there are 108 images"),
+        ("method: lsp, sources: [wise], neighbours: 4", (),
+         "methods: 'lsp wise, neighbours 4': training.pool_batch_size gives each process 16 images; "
+         "it has to be a multiple of 5, an image and its 4 neighbours"),
+        ("method: scratch", ("dataset.validation=0",),
+         "dataset.validation leaves no image to measure on; it has to be above 0"),
+        ("method: scratch", ("dataset.test=0",),
+         "dataset.test leaves no image to measure on; it has to be above 0"),
+        ("method: finetune, sources: [wise]", ("target.frozen=[stage9]",),
+         "methods: 'finetune wise': target.frozen part 'stage9' is unknown; did you mean 'stage3'? known: fc, pool, "
+         "stage1, stage1.0, stage1.1, stage1.2, stage2, stage2.0, stage2.1, stage2.2, stage3, stage3.0, stage3.1, "
+         "stage3.2"),
+        ("method: finetune, sources: [wise]", ("target.frozen=[fc]",),
+         "methods: 'finetune wise': target.frozen part 'fc' holds the head 'fc', which is new and has to learn"),
+        ("method: scratch", ("target.frozen=[stage1]",),
+         "target.frozen is ['stage1'], but random weights would never be trained; give target.weights"),
+        ("method: maxl", ("resources.workers=2",),
+         "methods: 'maxl': resources.workers is 2; maxl trains in one process, so it has to be 1"),
+    ],
+)  # fmt: skip
+def test_what_cannot_work_is_refused_before_anything_runs(experiment_file, capsys, entry, changes, says):
+    with_methods(experiment_file, entry)
+    assert refusal(experiment_file, capsys, *changes) == says
+
+
+MULTI_LABEL = ("dataset={kind: digit_pairs, image_size: 8}", "training.labels_per_class=20")
+
+
+@pytest.mark.parametrize(
+    ("entry", "changes", "says"),
+    [
+        ("method: scratch", ("training.loss=ce",),
+         "methods: 'scratch': training.loss is 'ce'; an image has several classes here, which needs 'bce'"),
+        ("method: scratch", ("training.loss=focal",),
+         "methods: 'scratch': training.loss is 'focal'; an image has several classes here, which needs 'bce'"),
+        ("method: kd, sources: [wise]", ("sources.wise={weights: %s/ten.safetensors}",),
+         "methods: 'kd wise': this method needs one class for every image; here several may hold"),
+        ("method: maxl", (),
+         "methods: 'maxl': this method needs one class for every image; here several may hold"),
+    ],
+)  # fmt: skip
+def test_what_has_no_meaning_with_several_classes_is_refused(experiment_file, capsys, tmp_path, entry, changes, says):
+    settings = TargetSettings(architecture="small_cnn", options={"width": 4})
+    network = build_target(settings, classes=10, image=ImageFormat(1, 8, (0.5,), (0.25,)))
+    (tmp_path / "ten.safetensors").write_bytes(export_bytes(network, settings=settings, classes=10))
+    with_methods(experiment_file, entry)
+    filled = [change.replace("%s", str(tmp_path)) for change in changes]
+    assert refusal(experiment_file, capsys, *MULTI_LABEL, *filled) == says
+    plan = plan_of(experiment_file, *MULTI_LABEL, "methods=[{method: scratch}]", "training.loss=bce")
+    assert plan.packed.multi_label
+    assert all(planned.facts.multi_label for planned in plan.trials)

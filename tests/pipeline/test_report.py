@@ -4,7 +4,7 @@ import json
 import pytest
 
 from pipeline.experiment import load_experiment
-from pipeline.report import HEADINGS, make_report, table, to_markdown, write_report
+from pipeline.report import make_report, table, to_markdown, write_report
 from pipeline.results import write_failure, write_result
 from pipeline.stages import Stages
 
@@ -18,14 +18,20 @@ def prepared(experiment_file):
 
 
 def record(storage, planned, score):
-    result = {"test_accuracy": score, "seconds": 2.0, "label_rows": 100, "label": planned.trial.label}
+    result = {
+        "metric": "accuracy",
+        "test": {"accuracy": score},
+        "seconds": 2.0,
+        "label_rows": 100,
+        "label": planned.trial.label,
+    }
     write_result(storage, planned.run_key, result)
 
 
 def test_nothing_done_is_said_as_plainly(prepared):
     plan, storage = prepared
     report = make_report(plan, storage)
-    assert [line[1:3] for line in table(report)] == [("-", "0 of 3"), ("-", "0 of 3")]
+    assert [line[1:3] for line in table(report)[1:]] == [("-", "0 of 3"), ("-", "0 of 3")]
     assert report.title.endswith("0 of 6 trials done")
     assert report.cost.trials == report.cost.source_passes == 0
 
@@ -35,7 +41,7 @@ def test_the_table_shows_mean_spread_number_and_paired_change(prepared):
     for planned, score in zip(plan.trials, (80.0, 82.0, 84.0, 84.0, 85.0, 89.0), strict=True):
         record(storage, planned, score)
     report = make_report(plan, storage)
-    assert table(report) == [
+    assert table(report)[1:] == [
         ("scratch", "82.0 ± 2.0", "3", "", ""),
         # Differences 4, 3, 5: mean 4, s = 1, reach 4.3027 / sqrt(3) = 2.484.
         ("sskt wise, learn_from all", "86.0 ± 2.6", "3", "+4.0 [+1.5, +6.5]", "helps"),
@@ -49,7 +55,7 @@ def test_failures_stand_in_the_table_with_their_reason(prepared):
     for planned in plan.trials[:5]:
         record(storage, planned, 80.0)
     write_failure(storage, plan.trials[5].run_key, "the loss is no longer finite in epoch 3")
-    line = table(make_report(plan, storage))[1]
+    line = table(make_report(plan, storage))[2]
     assert line[2] == "2 of 3"
     assert line[4] == "1 failed: the loss is no longer finite in epoch 3"
 
@@ -86,5 +92,11 @@ def test_the_markdown_is_a_table_whose_columns_line_up(prepared):
     plan, storage = prepared
     record(storage, plan.trials[0], 80.0)
     lines = to_markdown(make_report(plan, storage)).splitlines()[2:5]
-    assert [cell.strip() for cell in lines[0].strip("|").split("|")] == list(HEADINGS)
+    assert [cell.strip() for cell in lines[0].strip("|").split("|")] == [
+        "trial",
+        "test accuracy %",
+        "n",
+        "against scratch [95 %]",
+        "verdict",
+    ]
     assert len({len(line) for line in lines}) == 1

@@ -43,13 +43,13 @@ def test_plain_tune_and_train_measure_the_same(experiment_file):
     for planned in plan.trials:
         tuned = read_result(storage, planned.run_key)
         assert tuned["history"] == plain[planned.run_key]["history"]
-        assert tuned["test_accuracy"] == plain[planned.run_key]["test_accuracy"]
+        assert tuned["test"] == plain[planned.run_key]["test"]
     forget(storage, plan)
     interrupts = signal.getsignal(signal.SIGINT)
     trained = run_train(plan.trials[2], materials, need=NEED, workers=1)
     assert signal.getsignal(signal.SIGINT) is interrupts, "later stages of the command have to stop at Ctrl-C"
     assert trained["history"] == plain[plan.trials[2].run_key]["history"]
-    assert trained["test_accuracy"] == plain[plan.trials[2].run_key]["test_accuracy"]
+    assert trained["test"] == plain[plan.trials[2].run_key]["test"]
 
 
 def test_one_failed_trial_does_not_end_the_others(experiment_file):
@@ -91,7 +91,7 @@ def test_two_processes_learn_what_one_does(experiment_file, tmp_path, trial):
     together = run_train(planned, materials, need=NEED, workers=2)
     for one, two in zip(alone["history"], together["history"], strict=True):
         assert two == pytest.approx(one, abs=1e-4)
-    assert together["test_accuracy"] == alone["test_accuracy"]
+    assert together["test"] == alone["test"]
 
 
 def test_a_diverged_training_is_one_error_on_all_processes(experiment_file):

@@ -10,7 +10,10 @@ import pytest
 
 from sskt.methods import METHODS
 from tests.conftest import write_experiment
+from tests.pipeline.test_trials import with_methods
 from tests.processes import finish, kill_when, start
+from tests.sskt.learning import QUICK
+from tests.sskt.methods.test_base import needed
 
 
 def table(said: str) -> str:
@@ -87,20 +90,76 @@ def test_a_failed_trial_stands_in_the_table_and_the_exit_code_says_so(undisturbe
     assert "Traceback" not in said
 
 
+def test_neighbours_turned_views_and_live_sources_go_through_a_sweep(experiment_file, source_file):
+    with_methods(
+        experiment_file,
+        "method: propagate, sources: [wise], neighbours: 3",
+        "method: sskd, sources: [wise], soft: 0, turned: 0, learn_from: all",
+        "method: sskt, sources: [quick]",
+    )
+    quick = f"sources:\n  quick: {{weights: {source_file}, live: true, batch_norm: batch}}\n"
+    text = experiment_file.read_text().replace("sources:\n", quick, 1)
+    experiment_file.write_text(text.replace("seeds: [0, 1]", "seeds: [0]"))
+    code, said = finish("sweep", str(experiment_file))
+    assert code == 0, said
+    assert "cache   wise embedding: 1296 source passes;" in said  # 108 images, 3 views upright and 9 turned
+    assert "cache   wise turned embedding: 1296 source passes;" in said
+    assert "quick" not in said.partition("sweep   ")[0]
+    assert "graph   wise, 3 neighbours\n" in said
+    assert "sweep   0 trials found, 3 done now" in said
+    # Those of sskd alone: 16 labelled rows and 16 of the pool, upright and turned by three quarters, in 12 steps.
+    assert f"The trials read {12 * 32 * 4} labels: the cache saved {12 * 32 * 4 - 1296} source passes." in said
+    code, again = finish("sweep", str(experiment_file))
+    assert code == 0
+    assert "graph " not in again
+    assert "sweep   3 trials found, 0 done now" in again
+    assert table(again) == table(said)
+
+
+def test_several_classes_an_image_go_through_a_sweep(tmp_path):
+    file = tmp_path / "several.yaml"
+    file.write_text(f"""
+storage: {tmp_path}/store
+dataset: {{kind: digit_pairs}}
+target: {{architecture: small_cnn, options: {{width: 4}}}}
+training: {{epochs: 2, steps_per_epoch: 12, batch_size: 32, labels_per_class: 20, lr: 0.1}}
+methods: [{{method: scratch}}, {{method: dml}}]
+""")
+    code, said = finish("sweep", str(file))
+    assert code == 0, said
+    assert "20 labels per class used" in said
+    assert [cell.strip() for cell in table(said).splitlines()[0].split("|")][2] == "test mean AP %"
+    lines = (tmp_path / "store" / "reports" / "several.csv").read_text().splitlines()
+    assert lines[0] == "trial,seed,test_mean_ap,failure"
+    stored = [json.loads(path.read_text()) for path in objects(tmp_path, "store/results/*.json")]
+    results = {result["label"]: result for result in stored}
+    assert set(results) == {"scratch", "dml"}
+    for line in lines[1:]:
+        label, _, score, failure = line.split(",")
+        result = results[label]
+        assert (result["metric"], failure) == ("mean_ap", "")
+        assert set(result["test"]) == set(result["validation"]) == {"mean_ap", "sample_ap"}
+        assert float(score) == result["test"]["mean_ap"] > 15
+        assert result["history"][-1]["validation_mean_ap"] == result["validation"]["mean_ap"]
+    code, said = finish("train", str(file), "--trial", "0", "--in-process")
+    told = results["scratch"]["test"]["mean_ap"]
+    assert f"train   scratch, seed 0: test mean AP {told:.1f} % (found)" in said
+
+
 @pytest.mark.slow
 def test_every_method_goes_through_a_sweep(experiment_file, tmp_path):
     """Two seeds of each, on real pictures, from cached labels: all end with a result, and learn."""
-    code, said = finish("train", str(experiment_file), "--trial", "0", "--export", f"{tmp_path}/teacher.safetensors")
+    long = ("--set", "training.epochs=10")
+    teacher = f"{tmp_path}/teacher.safetensors"
+    code, said = finish("train", str(experiment_file), "--trial", "0", "--export", teacher, *long)
     assert code == 0, said
-    without = {name for name in METHODS if not METHODS[name].needs(METHODS[name].Options()).outputs}
-    sources = {name: "[]" if name in without - {"finetune", "probe"} else "[teacher]" for name in METHODS}
-    methods = "\n".join(f"  - {{method: {name}, sources: {named}}}" for name, named in sources.items())
+    sources = {name: "[teacher]" if needed(name) else "[]" for name in METHODS}
+    quick = {name: "".join(f", {option}: {value}" for option, value in QUICK.get(name, {}).items()) for name in METHODS}
+    methods = "\n".join(f"  - {{method: {name}, sources: {sources[name]}{quick[name]}}}" for name in METHODS)
     text = experiment_file.read_text()
-    text = re.sub(
-        r"sources:\n  wise: .*\n", f"sources:\n  teacher: {{weights: {tmp_path}/teacher.safetensors}}\n", text
-    )
+    text = re.sub(r"sources:\n  wise: .*\n", f"sources:\n  teacher: {{weights: {teacher}}}\n", text)
     experiment_file.write_text(re.sub(r"methods:\n(  - .*\n)+", f"methods:\n{methods}\n", text))
-    code, said = finish("sweep", str(experiment_file))
+    code, said = finish("sweep", str(experiment_file), *long)
     assert code == 0, said
     # One trial is that which made the teacher: another experiment, the same training, so it is found.
     assert f"1 trials found, {2 * len(METHODS) - 1} done now" in said

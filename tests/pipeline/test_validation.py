@@ -50,6 +50,7 @@ def test_values_become_the_dataclass_itself():
         ({"name": "n", "inner": {"rate": "fast"}}, "field inner.rate is 'fast'; it has to be a number"),
         ({"name": "n", "inner": {"kind": "c"}}, "field inner.kind is 'c'; it has to be 'a' or 'b'"),
         ({"name": "n", "inner": {"rate": -1}}, "inner.rate is -1.0; it has to be above 0"),
+        ({"name": "n", "many": {"x": {"rate": -1}}}, "many.x: inner.rate is -1.0; it has to be above 0"),
         ({"name": "n", "inner": 3}, "field inner is 3; it has to hold named fields"),
         ({"name": "n", "pair": [1, 2.5]}, "field pair.1 is 2.5; it has to be a whole number"),
         ({"name": "n", "pair": 1}, "field pair is 1; it has to be a list"),
@@ -63,6 +64,20 @@ def test_a_mistake_is_one_line_that_says_what_would_be_right(raw, says):
         validate(Outer, raw)
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("where", "says"),
+    [
+        ("", "inner.rate is -1.0; it has to be above 0"),
+        ("inner", "inner.rate is -1.0; it has to be above 0"),
+        ("methods[2]", "methods[2]: inner.rate is -1.0; it has to be above 0"),
+    ],
+)
+def test_what_a_dataclass_refuses_is_placed_once(where, says):
+    with pytest.raises(InputError) as caught:
+        validate(Inner, {"rate": -1}, where=where)
+    assert str(caught.value) == says
 
 
 def test_errors_say_where_the_values_stand():

@@ -20,6 +20,7 @@ TARGETS = [
     TargetSettings(architecture="small_cnn", options={"width": 6}),
     TargetSettings(architecture="resnet20", input=InputSettings(size=20, mean=(0.1,), std=(0.7,))),
     TargetSettings(architecture="shufflenet_v2_x0_5", input=InputSettings(size=32)),
+    TargetSettings(architecture="small_cnn", options={"width": 5}, input=InputSettings(scale=7 / 3)),
 ]
 
 
@@ -77,6 +78,16 @@ def test_equal_networks_are_equal_bytes():
     assert data == export_bytes(import_bytes(data), settings=settings, classes=7)
     target.network.fc.bias.data[0] += 1
     assert data != export_bytes(target, settings=settings, classes=7)
+
+
+def test_what_was_frozen_does_not_show():
+    target = make_target(TARGETS[0])
+    data = export_bytes(target, settings=TARGETS[0], classes=7)
+    target.freeze(("stage1",))
+    assert export_bytes(target, settings=TARGETS[0], classes=7) == data
+    other = import_bytes(data)
+    assert other.frozen == ()
+    assert all(parameter.requires_grad for parameter in other.parameters())
 
 
 def test_a_source_with_a_new_head_is_exported_as_what_it_is(tmp_path):

@@ -1,9 +1,13 @@
+import pytest
 import torch
 
+from sskt.answers import CachedOutputs, LiveOutputs
 from sskt.datasets import UNLABELLED
 from sskt.encodings import encode_output, get_encoding
-from sskt.feeds import CachedOutputs, IndexStream, LiveOutputs, Share, labelled_ids
-from tests.sskt.learning import CLASSES, RECIPE, VIEWS, feed, image_set, source, training
+from sskt.feeds import Extras, ImageSet, IndexStream, ResidentFeed, Share, labelled_ids
+from sskt.settings import ViewSettings
+from sskt.views import make_recipe, turned
+from tests.sskt.learning import CLASSES, RECIPE, VIEWS, feed, graph, image_set, source, training
 
 
 def test_a_stream_gives_every_id_once_a_pass_in_changing_order():
@@ -111,3 +115,118 @@ def test_evaluation_shows_each_labelled_image_of_a_split_once_unchanged():
 def test_an_epoch_is_one_pass_over_the_labelled_images_unless_told():
     assert feed(training()).steps_per_epoch == 4
     assert feed(training(steps_per_epoch=9)).steps_per_epoch == 9
+
+
+def test_a_pair_is_the_same_samples_in_other_views():
+    alone, paired = feed(training(), pool=True), feed(training(), extras=Extras(pool=True, pair=True))
+    seen = {}
+    for step in range(12):
+        batch = paired.batch(step)
+        assert torch.equal(batch.ids, batch.pair.ids)
+        assert torch.equal(batch.ids, alone.batch(step).ids)
+        assert (batch.views != batch.pair.views).all()
+        assert (batch.pair.labels == UNLABELLED).all()
+        expected = RECIPE.apply(image_set().images[batch.ids], ids=batch.ids, views=batch.pair.views)
+        assert torch.equal(batch.pair.images, expected)
+        for side in (batch, batch.pair):
+            for sample, view in zip(side.ids.tolist(), side.views.tolist(), strict=True):
+                seen.setdefault(sample, set()).add(view)
+    assert any(views == set(range(VIEWS)) for views in seen.values())
+
+
+def test_turned_views_come_quarter_by_quarter():
+    wise = source()
+    batch = feed(training(), sources=[wise], extras=Extras(turned=True)).batch(1)
+    size = len(batch.ids)
+    assert len(batch.turned.images) == 3 * size
+    assert (batch.turned.labels == UNLABELLED).all()
+    for quarters in (1, 2, 3):
+        rows = slice((quarters - 1) * size, quarters * size)
+        assert torch.equal(batch.turned.ids[rows], batch.ids)
+        views = turned(batch.views, quarters)
+        assert torch.equal(batch.turned.views[rows], views)
+        shown = RECIPE.apply(image_set().images[batch.ids], ids=batch.ids, views=views)
+        assert torch.equal(batch.turned.images[rows], torch.rot90(shown, quarters, dims=(2, 3)))
+    expected = wise.outputs(batch.turned.images, ("logits",))["logits"]
+    assert torch.allclose(batch.turned.outputs["wise"]["logits"], expected, atol=1e-5)
+
+
+def test_neighbours_follow_each_image_of_the_pool():
+    wise = source()
+    served = feed(
+        training(pool_batch_size=12), sources=[wise], extras=Extras(pool=True, near=("wise", 2)), neighbours=3
+    )
+    order = feed(training(pool_batch_size=4), pool=True)
+    found = graph(wise, 3)
+    for step in range(4):
+        batch = served.batch(step)
+        groups = batch.ids[8:].view(4, 3)
+        assert torch.equal(groups[:, 0], order.batch(step).ids[8:])
+        assert torch.equal(groups[:, 1:], found.ids[groups[:, 0], :2])
+
+
+def test_processes_share_whole_neighbourhoods():
+    def served(**share):
+        return feed(
+            training(pool_batch_size=12),
+            sources=[wise],
+            extras=Extras(pool=True, near=("wise", 2)),
+            neighbours=2,
+            **share,
+        )
+
+    wise = source()
+    whole = served().batch(2).ids[8:].view(4, 3)
+    for rank in range(2):
+        mine = served(share=Share(rank=rank, world=2)).batch(2).ids[4:].view(2, 3)
+        assert torch.equal(mine, whole[rank::2])
+
+
+def test_the_pool_hides_the_labels_that_may_not_be_used():
+    served = feed(training(labels_per_class=2))
+    labels = served.pool().labels
+    usable = labelled_ids(image_set(), classes=CLASSES, per_class=2)
+    assert len(labels) == 36
+    assert (labels != UNLABELLED).nonzero().squeeze(1).tolist() == usable.tolist()
+    assert torch.equal(labels[usable], image_set().labels[usable])
+
+
+@pytest.mark.parametrize("quarters", [0, 2])
+def test_the_pool_can_be_asked_for_any_view(quarters):
+    wise, ids = source(), torch.tensor([5, 0, 35])
+    told = feed(training(), sources=[wise]).pool().ask("wise", ids, view=2, quarters=quarters)
+    images = RECIPE.apply(image_set().images[ids], ids=ids, views=turned(torch.full_like(ids, 2), quarters))
+    expected = wise.outputs(torch.rot90(images, quarters, dims=(2, 3)), ("embedding",))["embedding"]
+    assert torch.allclose(told["embedding"], expected, atol=1e-5)
+
+
+def several() -> ImageSet:
+    """Six images of three classes, of which several may hold; the third says nothing, the last is for testing."""
+    labels = [[1, 0, 0], [1, 1, 0], [-1, -1, -1], [0, 0, 0], [1, 0, -1], [0, 0, 1]]
+    images = torch.arange(6).view(6, 1, 1, 1).expand(6, 1, 4, 4).to(torch.uint8)
+    return ImageSet(images, torch.tensor(labels, dtype=torch.int8), torch.tensor([0, 0, 0, 0, 0, 2], dtype=torch.int8))
+
+
+def test_an_image_of_several_classes_counts_for_each():
+    assert labelled_ids(several(), classes=3, per_class=None).tolist() == [0, 1, 3, 4]
+    assert labelled_ids(several(), classes=3, per_class=1).tolist() == [0, 1]
+    assert labelled_ids(several(), classes=3, per_class=3).tolist() == [0, 1, 4]
+
+
+def test_several_labels_are_hidden_and_served_like_one():
+    recipe = make_recipe(ViewSettings(), image_size=4)
+    served = ResidentFeed(
+        several(),
+        classes=3,
+        training=training(batch_size=4),
+        recipe=recipe,
+        view_count=1,
+        seed=0,
+        extras=Extras(pool=True),
+    )
+    batch = served.batch(0)
+    assert served.multi_label
+    assert torch.equal(batch.labels[:4], several().labels[batch.ids[:4]])
+    assert batch.labels.shape == (8, 3)
+    assert (batch.labels[4:] == UNLABELLED).all()
+    assert [labels.tolist() for _, labels in served.evaluation("test")] == [[[0, 0, 1]]]

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from sskt.errors import InputError
-from sskt.heads import EmbeddingHead, LinearHead, TransferModule
+from sskt.heads import EmbeddingHead, LinearHead, TapsHead, TransferModule
 from sskt.networks.tapped import Features
 
 
@@ -117,3 +117,9 @@ def test_the_embedding_head_adds_nothing():
     features = make_features()
     assert EmbeddingHead()(features) is features.embedding
     assert parameters(EmbeddingHead()) == 0
+
+
+def test_the_taps_head_adds_nothing():
+    features = make_features()
+    assert TapsHead()(features) is features.taps
+    assert parameters(TapsHead()) == 0

@@ -71,7 +71,7 @@ def slow_cc(s, t):
     return sum((kernel(t, i, j) - kernel(s, i, j)) ** 2 for i, j in pairs) / len(s) ** 2
 
 
-def slow_seed(s, t):
+def slow_batch_similarity(s, t):
     def softmax(x, i):
         row = {j: math.exp(slow_cosine(x[i], x[j]) / 0.1) for j in range(len(x)) if j != i}
         return {j: value / sum(row.values()) for j, value in row.items()}
@@ -83,7 +83,7 @@ def slow_seed(s, t):
     return total / len(s)
 
 
-SLOW = {"rkd": slow_rkd, "sp": slow_sp, "pkt": slow_pkt, "cc": slow_cc, "seed": slow_seed}
+SLOW = {"rkd": slow_rkd, "sp": slow_sp, "pkt": slow_pkt, "cc": slow_cc, "batch_similarity": slow_batch_similarity}
 
 
 def spaces(rows, width, source_width, *, seed=0):

@@ -3,12 +3,14 @@
 import copy
 import json
 
+import numpy as np
 import pytest
 import torch
 
 from sskt.errors import InputError
 from sskt.export import export_bytes
 from sskt.networks import ImageFormat, TappedNetwork, build_target
+from sskt.networks.preprocess import Preprocess, Preprocessing
 from sskt.settings import InputSettings, SourceSettings, TargetSettings
 from sskt.sources import Source, load_source
 
@@ -83,7 +85,8 @@ def test_passes_count_images():
 def test_unknown_outputs_are_listed_before_anything_runs():
     source = Source("digits", make_network())
     with pytest.raises(
-        InputError, match="output 'logit' is unknown; did you mean 'logits'\\? known: embedding, logits"
+        InputError,
+        match="output 'logit' is unknown; did you mean 'logits'\\? known: attention, embedding, features, logits",
     ):
         source.outputs(images(), ("logit",))
     assert source.passes == 0
@@ -131,3 +134,78 @@ def test_a_loaded_source_can_become_a_network_to_train(tmp_path):
     network.replace_head(3)
     network.requires_grad_(True).train()(images()).logits.sum().backward()
     assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+def statistical_network() -> TappedNetwork:
+    """Four pixels, normalised, behind dropout that has to stay off."""
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(
+        torch.nn.Flatten(), torch.nn.BatchNorm1d(4, eps=0.01), torch.nn.Dropout(0.5), torch.nn.Linear(4, 3)
+    )
+    torch.nn.init.normal_(network[1].weight)
+    torch.nn.init.normal_(network[1].bias)
+    return TappedNetwork(network, taps=(), head="3", preprocess=Preprocess(Preprocessing(1, None, (0.3,), (0.4,))))
+
+
+@pytest.mark.parametrize("count", [2, 7])
+def test_batch_norm_by_batches_is_the_formula(count):
+    pixels = np.random.default_rng(count).integers(0, 256, size=(count, 1, 2, 2), dtype=np.uint8)
+    network = statistical_network()
+    weight, bias, matrix, shift = (tensor.detach().double().numpy() for tensor in network.network.parameters())
+    x = (pixels.reshape(count, 4) / 255.0 - 0.3) / 0.4
+    expected = np.zeros((count, 4))
+    for column in range(4):
+        mean = sum(x[:, column]) / count
+        variance = sum((value - mean) ** 2 for value in x[:, column]) / count
+        expected[:, column] = (x[:, column] - mean) / (variance + 0.01) ** 0.5 * weight[column] + bias[column]
+    outputs = Source("s", network, batch_norm="batch").outputs(torch.from_numpy(pixels), ("embedding", "logits"))
+    np.testing.assert_allclose(outputs["embedding"].numpy(), expected, atol=1e-5)
+    np.testing.assert_allclose(outputs["logits"].numpy(), expected @ matrix.T + shift, atol=1e-5)
+
+
+def test_a_source_that_goes_by_batches_never_changes():
+    source = Source("digits", make_network(), batch_norm="batch")
+    state, identity = copy.deepcopy(source.network.state_dict()), source.identity()
+    alone = source.outputs(images(6)[:2], ("logits",))["logits"]
+    for _ in range(3):
+        together = source.outputs(images(6), ("logits",))["logits"]
+    assert not torch.allclose(together[:2], alone, atol=1e-3)
+    with torch.no_grad():
+        assert torch.equal(together, copy.deepcopy(source.network).train()(images(6)).logits)
+    for name, tensor in source.network.state_dict().items():
+        assert torch.equal(tensor, state[name]), name
+    assert not any(module.training for module in source.network.modules())
+    assert source.identity() == identity
+
+
+def test_a_source_that_goes_by_batches_is_itself_again_after_an_error():
+    source = Source("digits", make_network(), batch_norm="batch")
+    with pytest.raises(InputError, match="images have 2 channels"):
+        source.outputs(torch.zeros(3, 2, 8, 8, dtype=torch.uint8), ("logits",))
+    norms = [module for module in source.network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    assert len(norms) == 3
+    assert all(norm.track_running_stats and not norm.training for norm in norms)
+
+
+def test_identity_tells_of_batches_only_where_they_count():
+    usual, other = Source("a", make_network()).identity(), Source("a", make_network(), batch_norm="batch").identity()
+    assert other == usual | {"batch_norm": "batch"}
+    assert "batch_norm" not in usual
+
+
+def test_what_has_no_batch_norm_cannot_go_by_batches():
+    network = TappedNetwork(
+        torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3)),
+        taps=(),
+        head="1",
+        preprocess=Preprocess(Preprocessing(1, None, (0.3,), (0.4,))),
+    )
+    with pytest.raises(InputError, match=r"^sources\.plain\.batch_norm is 'batch', but Sequential has no batch norm"):
+        Source("plain", network, batch_norm="batch")
+
+
+def test_load_source_passes_the_kind_of_batch_norm_on(tmp_path):
+    path = tmp_path / "one.safetensors"
+    path.write_bytes(export_bytes(make_network(), settings=SETTINGS, classes=5))
+    for kind in ("eval", "batch"):
+        assert load_source("one", SourceSettings(weights=str(path), live=True, batch_norm=kind)).batch_norm == kind

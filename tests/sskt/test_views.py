@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from sskt.errors import InputError
 from sskt.settings import ViewSettings
-from sskt.views import Recipe, bounded, hash_counters, make_recipe, view_of_pass
+from sskt.views import Recipe, bounded, hash_counters, make_recipe, turn, turned, view_of_pass
 
 MASK = (1 << 64) - 1
 GOLDEN = 0x9E3779B97F4A7C15
@@ -143,3 +143,26 @@ def test_wrong_operations_are_refused(ops, says):
     with pytest.raises(InputError, match=r"views\.ops") as caught:
         make_recipe(ViewSettings(ops=ops), image_size=9)
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize("quarters", [0, 1, 2, 3])
+def test_a_turned_view_is_drawn_anew_and_then_turned(quarters):
+    recipe = make_recipe(ViewSettings(ops=({"pad_crop": 2}, "hflip"), seed=3), image_size=6)
+    images = torch.randint(0, 256, (5, 2, 6, 6), dtype=torch.uint8)
+    ids, views = torch.arange(5), turned(torch.arange(5) % 3, quarters)
+    expected = torch.rot90(recipe.apply(images, ids=ids, views=views), quarters, dims=(2, 3))
+    assert torch.equal(recipe.apply_turned(images, ids=ids, views=views), expected)
+
+
+def test_each_image_is_turned_by_its_own_quarters():
+    images = torch.randint(0, 256, (8, 1, 5, 5), dtype=torch.uint8)
+    quarters = torch.tensor([3, 0, 1, 2, 2, 0, 3, 1])
+    expected = torch.stack(
+        [torch.rot90(image, int(by), dims=(1, 2)) for image, by in zip(images, quarters, strict=True)]
+    )
+    assert torch.equal(turn(images, quarters), expected)
+
+
+def test_only_squares_can_be_turned():
+    with pytest.raises(InputError, match="images are 4 by 6; only square ones can be turned"):
+        turn(torch.zeros(1, 1, 4, 6, dtype=torch.uint8), torch.tensor([1]))

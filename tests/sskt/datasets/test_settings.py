@@ -6,6 +6,7 @@ from sskt.errors import InputError, UnknownNameError
 
 def test_a_minimal_choice_of_every_kind_is_accepted():
     DatasetSettings(kind="digits")
+    DatasetSettings(kind="digit_pairs")
     DatasetSettings(kind="mnist5k")
     DatasetSettings(kind="torchvision", name="CIFAR10", path="data")
     DatasetSettings(kind="folder", path="data")

@@ -92,3 +92,51 @@ def test_splits_do_not_depend_on_the_order_of_reading(permutation, validation, t
         assert train >= 1
         assert validation * 20 - 1e-5 <= held < validation * 20 + 1
         assert test * 20 - 1e-5 <= tested < test * 20 + 1
+
+
+def multi_records(*labels, split=None):
+    return [record(f"{index}", label, split) for index, label in enumerate(labels)]
+
+
+def test_an_image_of_several_classes_counts_as_one_of_the_rarest():
+    # 0 holds 30 times, 1 holds 20 times, 2 holds 10 times; 40 images hold nothing.
+    records = multi_records(*[(0, 1, 2)] * 10, *[(0, 1)] * 10, *[(0,)] * 10, *[()] * 40)
+    splits = split_up(records, 3, validation=0.1, test=0.2)
+    assert [splits[start : start + 10].count(2) for start in (0, 10, 20)] == [2, 2, 2]
+    assert [splits[start : start + 10].count(1) for start in (0, 10, 20)] == [1, 1, 1]
+    assert [splits[30:].count(code) for code in range(3)] == [28, 4, 8]
+
+
+def test_a_set_of_one_class_is_split_as_that_class():
+    single = records_of(10, 30, 7)
+    sets = [record(each.key, (each.label,)) for each in single]
+    assert split_up(sets, 3) == split_up(single, 3)
+
+
+def test_images_of_no_class_are_held_out_and_unlabelled_ones_are_not():
+    records = multi_records(*[(0,)] * 10, *[()] * 10, *[-1] * 10)
+    splits = split_up(records, 1, validation=0.2, test=0.3)
+    assert [splits[start : start + 10].count(0) for start in (0, 10, 20)] == [5, 5, 10]
+    with pytest.raises(InputError, match=r"image '0' of the test split has no label"):
+        split_up([*multi_records(-1, split="test"), *records], 1)
+
+
+def test_a_class_of_sets_has_to_keep_a_training_image_too():
+    with pytest.raises(InputError, match=r"leave nothing to train on of class 'c1', which has 2 labelled image"):
+        split_up(multi_records(*[(0,)] * 10, (0, 1), (1,)), 2, validation=0.1, test=0.2)
+    with pytest.raises(InputError, match=r"class 'c1' has no labelled image to train on"):
+        split_up(multi_records(*[(0,)] * 10, ()), 2)
+
+
+def test_without_a_class_there_is_nothing_to_split():
+    with pytest.raises(InputError, match=r"^dataset: no image has a label, so there is no class to learn; label some$"):
+        split_up(multi_records(-1, -1), 0)
+
+
+@given(st.permutations(range(40)), st.lists(st.sets(st.integers(0, 3)), min_size=40, max_size=40))
+def test_splits_of_sets_do_not_depend_on_the_order_of_reading(permutation, sets):
+    # Enough of every class that none can be held out as a whole.
+    records = multi_records(*(tuple(sorted(each)) for each in sets), *[(label,) for label in range(4)] * 20)
+    order = [*permutation, *range(40, 120)]
+    splits = split_up(records, 4)
+    assert split_up([records[row] for row in order], 4) == [splits[row] for row in order]

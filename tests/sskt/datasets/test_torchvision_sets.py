@@ -7,11 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torchvision
+from PIL import Image
 
 from sskt.datasets import DatasetSettings, read_torchvision
 from sskt.datasets.torchvision_sets import SETS
+from sskt.datasets.voc import VOC_CLASSES
 from sskt.errors import InputError, UnknownNameError
 from tests.sskt.datasets.pictures import save
+from tests.sskt.datasets.test_voc import classes, write_annotation
 
 
 def read(name: str, root: Path):
@@ -157,6 +160,58 @@ def test_its_own_validation_split_is_used_and_classes_have_to_agree(tmp_path):
     save(tmp_path / "country211" / "test" / "CH" / "1.jpg", 1)
     with pytest.raises(InputError, match="the splits have different classes"):
         read("Country211", tmp_path)
+
+
+def write_voc(root: Path) -> Path:
+    """Five real pictures with their annotations."""
+    folder = root / "VOCdevkit" / "VOC2007"
+    parts = {
+        "trainval": {"000005": [("chair", 0), ("chair", 1)], "000007": [("car", 0), ("person", 1)], "000009": []},
+        "test": {"000001": [("dog", 0), ("person", 0)], "000002": [("train", 1)]},
+    }
+    (folder / "ImageSets" / "Main").mkdir(parents=True)
+    for part, images in parts.items():
+        (folder / "ImageSets" / "Main" / f"{part}.txt").write_text("".join(f"{name}\n" for name in images))
+        for name, objects in images.items():
+            save(folder / "JPEGImages" / f"{name}.jpg", int(name), (30, 20))
+            write_annotation(folder / "Annotations" / f"{name}.xml", *objects)
+    return folder
+
+
+def test_the_objects_of_voc_are_a_multi_label_set(tmp_path):
+    write_voc(tmp_path)
+    raw = read("VOCDetection", tmp_path)
+    assert raw.multi_label
+    assert raw.classes == VOC_CLASSES
+    images = "VOCdevkit/VOC2007/JPEGImages"
+    assert [(record.key, record.label, record.ignored, record.split) for record in raw.records] == [
+        (f"{images}/000005.jpg", classes("chair"), (), "train"),
+        (f"{images}/000007.jpg", classes("car"), classes("person"), "train"),
+        (f"{images}/000009.jpg", (), (), "train"),
+        (f"{images}/000001.jpg", classes("dog", "person"), (), "test"),
+        (f"{images}/000002.jpg", (), classes("train"), "test"),
+    ]
+    with Image.open(tmp_path / raw.records[3].key) as stored:
+        np.testing.assert_array_equal(np.asarray(raw.records[3].load()), np.asarray(stored))
+
+
+def test_the_labels_of_voc_are_read_without_decoding_an_image(tmp_path):
+    for file in (write_voc(tmp_path) / "JPEGImages").iterdir():
+        file.write_bytes(b"no picture")
+    assert len(read("VOCDetection", tmp_path).records) == 5
+
+
+def test_half_of_voc_comes_with_the_command_that_fetches_the_rest(tmp_path):
+    (write_voc(tmp_path) / "ImageSets" / "Main" / "test.txt").unlink()
+    with pytest.raises(InputError, match=r"year='2007', image_set='test', download=True\)\"$"):
+        read("VOCDetection", tmp_path)
+
+
+def test_sets_with_one_label_per_image_stay_what_they_are(tmp_path):
+    write_fashion(tmp_path)
+    raw = read("FashionMNIST", tmp_path)
+    assert not raw.multi_label
+    assert {record.ignored for record in raw.records} == {()}
 
 
 def test_missing_files_come_with_the_command_that_fetches_them(tmp_path):

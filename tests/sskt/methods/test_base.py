@@ -4,17 +4,19 @@ import pytest
 import torch
 
 from sskt.errors import InputError, UnknownNameError
+from sskt.losses import labelled_cross_entropy
 from sskt.methods import METHODS, get_method
-from sskt.methods.base import labelled_cross_entropy, require_sources
-from tests.sskt.learning import facts, feed, method, source, training
+from sskt.methods.base import require_sources
+from sskt.networks import TappedNetwork
+from tests.sskt.learning import facts, frozen_target, method, served, source, training
 
 
 def run(name, *sources, steps=6, settings=None, **options):
     settings = settings or training()
     model = method(name, *sources, settings=settings, **options)
-    served = feed(settings, sources=sources, pool=model.needs(model.options).pool)
+    batches = served(model, *sources, settings=settings)
     model.train(mode=True)
-    return model, [model.step(served.batch(step)) for step in range(steps)]
+    return model, [model.step(batches.batch(step)) for step in range(steps)]
 
 
 def is_part(key: str) -> bool:
@@ -23,7 +25,16 @@ def is_part(key: str) -> bool:
 
 def needed(name: str) -> list:
     """The sources a method can be run with here."""
-    return {"scratch": [], "maxl": [], "dml": [], "ema": [], "kd": [source(classes=3)]}.get(name, [source()])
+    return {
+        "scratch": [],
+        "maxl": [],
+        "dml": [],
+        "dogo": [],
+        "alignahead": [],
+        "ema": [],
+        "kd": [source(classes=3)],
+        "sskd": [source(classes=3)],
+    }.get(name, [source()])
 
 
 def test_hidden_labels_do_not_count():
@@ -50,9 +61,9 @@ def test_a_saved_method_goes_on_exactly(name):
     other = method(name, *sources, seed=9)
     other.load_state_dict(copy.deepcopy(model.state_dict()))
     other.train(mode=True)
-    served = feed(training(), sources=sources)
+    batches = served(model, *sources)
     for step in (3, 4):
-        mine, its = model.step(served.batch(step)), other.step(served.batch(step))
+        mine, its = model.step(batches.batch(step)), other.step(batches.batch(step))
         assert torch.equal(mine["loss"], its["loss"])
     for left, right in zip(model.export().parameters(), other.export().parameters(), strict=True):
         assert torch.equal(left, right)
@@ -80,6 +91,22 @@ def test_the_exported_target_is_what_predicts(name):
     assert not [key for key in exported.network.state_dict() if "head" in key]
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_frozen_parts_stay_as_loaded_to_the_bit(name, tmp_path):
+    """In all networks of a method that are built like the target, and whatever weight decay would do to them."""
+    target = frozen_target(tmp_path)
+    model, _ = run(name, *needed(name), steps=4, settings=training(weight_decay=0.1), target=target)
+    start = source().network.network.state_dict()
+    parts = [part for module in model.modules().values() for part in module.modules()]
+    networks = [part for part in parts if isinstance(part, TappedNetwork)]
+    assert model.export() in networks
+    for network in networks:
+        for key, value in network.network.state_dict().items():
+            if not key.startswith("fc."):
+                stays = key.startswith(("stage1.", "stage2.1.")) or name == "probe"
+                assert torch.equal(value, start[key]) == stays, key
+
+
 def test_the_number_of_sources_is_checked():
     with pytest.raises(InputError, match=r"sources are \[\]; this method needs at least 1"):
         require_sources(facts())
@@ -90,5 +117,5 @@ def test_the_number_of_sources_is_checked():
 
 
 def test_an_unknown_method_lists_the_known_ones():
-    with pytest.raises(UnknownNameError, match="method 'sskd' is unknown; did you mean 'sskt'"):
-        get_method("sskd")
+    with pytest.raises(UnknownNameError, match="method 'sskt2' is unknown; did you mean 'sskt'"):
+        get_method("sskt2")

@@ -1,15 +1,17 @@
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from sskt.errors import InputError
-from sskt.losses import soft_kl
+from sskt.losses import bernoulli_cross_entropy, labelled_cross_entropy, soft_bernoulli_kl, soft_kl
+from sskt.methods import get_method
 from sskt.methods.dml import DMLOptions, mutual_losses
 from tests.sskt.learning import feed, method, source, training
 from tests.sskt.methods.test_base import run
-from tests.sskt.test_losses import slow_softmax
+from tests.sskt.test_losses import slow_bernoulli, slow_bernoulli_kl, slow_softmax
 
 LABELS = [2, -1, 0, 1]
 """The second image is unlabelled."""
@@ -39,7 +41,9 @@ def some_logits(peers, *, classes=3):
 
 
 def losses_of(logits, labels=LABELS, *, weight=0.7):
-    parts = mutual_losses(list(logits), torch.tensor(labels), weight=weight)
+    parts = mutual_losses(
+        list(logits), torch.tensor(labels), weight=weight, primary=labelled_cross_entropy, divergence=soft_kl
+    )
     return [torch.stack(list(part.values())).sum() for part in parts]
 
 
@@ -60,6 +64,67 @@ def test_value_and_gradient_are_those_of_the_formula(peers):
             assert leaves[number].grad[index].item() == pytest.approx((ends[0] - ends[1]) / (2 * step), abs=1e-7)
 
 
+SEVERAL = [[1, 0, 1], [-1, -1, -1], [0, 0, 0], [1, -1, 0]]
+"""Several classes, or none, may hold; -1 is not known."""
+
+
+@pytest.mark.parametrize("peers", [1, 2, 3])
+def test_where_several_classes_may_hold_it_is_the_bernoulli_formula(peers):
+    logits, labels, step = some_logits(peers), np.array(SEVERAL), 1e-6
+
+    def slow(moved, number):
+        others = [moved[other] for other in range(peers) if other != number]
+        taught = [slow_bernoulli_kl(moved[number], other, 1.0) for other in others]
+        return slow_bernoulli(moved[number], labels) + 0.7 * sum(taught) / max(1, len(others))
+
+    leaves = [torch.tensor(one, requires_grad=True) for one in logits]
+    choice = {"primary": bernoulli_cross_entropy, "divergence": soft_bernoulli_kl}
+    parts = mutual_losses(leaves, torch.tensor(labels, dtype=torch.int8), weight=0.7, **choice)
+    losses = [torch.stack(list(part.values())).sum() for part in parts]
+    torch.stack(losses).sum().backward()
+    for number, loss in enumerate(losses):
+        assert loss.item() == pytest.approx(slow(logits, number), rel=1e-10)
+        for index in np.ndindex(logits[number].shape):
+            up, down = logits.copy(), logits.copy()
+            up[number][index] += step
+            down[number][index] -= step
+            slope = (slow(up, number) - slow(down, number)) / (2 * step)
+            assert leaves[number].grad[index].item() == pytest.approx(slope, abs=1e-7)
+
+
+def several(name, **options):
+    """A method trained for three steps on images that several classes may hold for."""
+    task = method("scratch").task
+    task = replace(task, facts=replace(task.facts, multi_label=True))
+    kind = get_method(name)
+    model = kind(task, kind.Options(**options))
+    model.train(mode=True)
+    batches = [feed(training()).batch(step) for step in range(3)]
+    shown = [torch.nn.functional.one_hot(batch.labels, 3).to(torch.int8) for batch in batches]
+    marked = [
+        replace(batch, labels=labels.index_fill(1, torch.tensor(0), 1))
+        for batch, labels in zip(batches, shown, strict=True)
+    ]
+    return model, marked, [model.step(batch) for batch in marked]
+
+
+def test_a_step_on_several_classes_is_the_bernoulli_formula():
+    model, batches, _ = several("dml", weight=0.8)
+    twins, batch = copy.deepcopy(model), batches[0]
+    with torch.no_grad():
+        mine, its = (peer.target(batch.images).logits.double().numpy() for peer in twins.peers)
+    part = model.step(batch)
+    assert part["peer0/primary"].item() == pytest.approx(slow_bernoulli(mine, batch.labels.numpy()), rel=1e-4)
+    assert part["peer0/mutual"].item() == pytest.approx(0.8 * slow_bernoulli_kl(mine, its, 1.0), rel=1e-3)
+
+
+def test_one_peer_is_scratch_on_several_classes_too():
+    (plain, _, parts), (alone, _, its) = several("scratch"), several("dml", peers=1)
+    assert [part["primary"] for part in parts] == [part["peer0/primary"] for part in its]
+    for name, value in plain.export().state_dict().items():
+        assert torch.equal(value, alone.export().state_dict()[name]), name
+
+
 @pytest.mark.parametrize("learn_from", ["labelled", "all"])
 def test_a_step_takes_all_predictions_before_anyone_moves(learn_from):
     model = method("dml", peers=3, weight=0.8, learn_from=learn_from)
@@ -67,7 +132,7 @@ def test_a_step_takes_all_predictions_before_anyone_moves(learn_from):
     model.train(mode=True)
     twins = copy.deepcopy(model)
     with torch.no_grad():
-        logits = [peer.student(batch.images).logits.double().numpy() for peer in twins.peers]
+        logits = [peer.target(batch.images).logits.double().numpy() for peer in twins.peers]
     parts = model.step(batch)
     expected = [slow_dml(logits, batch.labels.tolist(), number, weight=0.8) for number in range(3)]
     for number, value in enumerate(expected):
@@ -179,7 +244,8 @@ def test_every_peer_is_prepared_for_several_processes():
     scratch = method("scratch")
     kind = type(method("dml"))
     model = kind(type(scratch.task)(**task), DMLOptions(peers=3))
-    assert [id(module) for module in prepared] == [id(peer.target) for peer in model.peers]
+    assert [id(module) for module in prepared] == [id(peer.student) for peer in model.peers]
+    assert [id(module.target) for module in prepared] == [id(peer.target) for peer in model.peers]
 
 
 @pytest.mark.parametrize(

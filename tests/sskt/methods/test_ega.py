@@ -5,11 +5,25 @@ import torch
 
 from sskt.errors import InputError
 from sskt.methods.ega import EGAOptions
-from tests.sskt.learning import feed, method, source, training
+from tests.sskt.learning import POOL, feed, method, source, training
 from tests.sskt.methods.test_base import run
 from tests.sskt.methods.test_embed import slow_primary, wide
 from tests.sskt.methods.test_kd import slow_softmax
+from tests.sskt.methods.test_smooth import first_views
 from tests.sskt.test_embedding_losses import slow_graph
+from tests.sskt.test_whitening import slow_whitening
+
+
+def one_of(sources, name):
+    return next(one for one in sources if one.name == name)
+
+
+def slow_over_pool(centre, one, embedding):
+    """Free of what all first views of the pool have in common."""
+    pool = first_views(one)
+    if centre == "whiten":
+        return slow_whitening(pool, embedding)
+    return embedding - pool.mean(axis=0) if centre == "pool" else embedding
 
 
 def slow_linear(layer, rows):
@@ -17,7 +31,7 @@ def slow_linear(layer, rows):
 
 
 @pytest.mark.parametrize("reduction", ["frobenius", "mean_square"])
-@pytest.mark.parametrize("centre", ["none", "batch"])
+@pytest.mark.parametrize("centre", ["none", "batch", "pool", "whiten"])
 @pytest.mark.parametrize("source_projection", [True, False])
 def test_the_loss_is_the_equation(reduction, centre, source_projection):
     sources = [source(), wide()]
@@ -28,7 +42,7 @@ def test_the_loss_is_the_equation(reduction, centre, source_projection):
     model.train(mode=True)
     expected, heads = slow_primary(model, batch)
     for name, projected in heads.items():
-        wanted = batch.outputs[name]["embedding"].double().numpy()
+        wanted = slow_over_pool(centre, one_of(sources, name), batch.outputs[name]["embedding"].double().numpy())
         if source_projection:
             wanted = slow_linear(model.source_side.heads.projections[name], wanted)
             logits = slow_linear(model.source_side.heads.classifiers[name], wanted)
@@ -47,7 +61,7 @@ def test_the_loss_is_the_equation(reduction, centre, source_projection):
     assert set(parts) == {"loss", "primary"} | {f"{kind}/{name}" for kind in kinds for name in ("wise", "wiser")}
 
 
-@pytest.mark.parametrize("options", [{}, {"source_projection": False}, {"centre": "batch"}])
+@pytest.mark.parametrize("options", [{}, {"source_projection": False}, {"centre": "batch"}, {"centre": "whiten"}])
 def test_weight_zero_is_scratch_bit_for_bit(options):
     plain, _ = run("scratch", steps=8)
     aligned, parts = run(
@@ -111,9 +125,43 @@ def test_a_perfect_copy_has_no_edge_loss():
     assert copied["edge/wise"] <= model.losses(batch, logits, heads)["edge/wise"]
 
 
-@pytest.mark.parametrize("source_projection", [True, False])
-def test_a_saved_training_goes_on_exactly(source_projection):
-    sources, options = [source(), wide()], {"source_projection": source_projection, "learn_from": "all"}
+@pytest.mark.parametrize("centre", ["none", "batch", "pool", "whiten"])
+def test_the_pool_is_asked_about_once_and_only_where_its_statistics_are_wanted(centre):
+    one = source()
+    model = method("ega", one, centre=centre)
+    asked = POOL if centre in ("pool", "whiten") else 0
+    assert one.passes == asked
+    batch = feed(training(), sources=[one]).batch(0)
+    model.step(batch)
+    assert one.passes == asked + len(batch.ids)
+
+
+def test_node_matching_knows_a_copy_of_the_source_once_it_is_whitened():
+    """A rectified embedding is anisotropic: as cached, a copy of it looks worse than random networks."""
+    batch = feed(training(), sources=[source()]).batch(0)
+    embedding = batch.outputs["wise"]["embedding"]
+    strangers = torch.randn(64, *embedding.shape, generator=torch.Generator().manual_seed(0))
+
+    def nodes(centre):
+        model = method("ega", source(), centre=centre, source_projection=False, node_weight=1.0)
+        copied = model.over_pool.get("wise", lambda rows: rows)(embedding)
+        first, *others = (
+            model.losses(batch, torch.zeros(8, 3), {"wise": rows})["node/wise"].item() for rows in (copied, *strangers)
+        )
+        return first, sum(others) / len(others)
+
+    for centre in ("none", "pool"):  # here one axis is nearly all there is, and centring leaves it
+        copied, random = nodes(centre)
+        assert copied > 1.3 * random
+    copied, random = nodes("whiten")
+    assert copied < 0.6 * random
+
+
+@pytest.mark.parametrize(
+    "options", [{"source_projection": True}, {"source_projection": False}, {"centre": "pool"}, {"centre": "whiten"}]
+)
+def test_a_saved_training_goes_on_exactly(options):
+    sources, options = [source(), wide()], options | {"learn_from": "all"}
     model, _ = run("ega", *sources, steps=3, **options)
     other = method("ega", *sources, seed=9, **options)
     other.load_state_dict(copy.deepcopy(model.state_dict()))
@@ -132,7 +180,7 @@ def test_a_saved_training_goes_on_exactly(source_projection):
         ({"source_lr": 0.0}, "source_lr is 0.0; it has to be above 0"),
         ({"width": 1}, "width is 1; it has to be at least 2"),
         ({"reduction": "mean"}, "reduction 'mean' is unknown; known: frobenius, mean_square"),
-        ({"centre": "dataset"}, "centre 'dataset' is unknown; known: batch, none"),
+        ({"centre": "dataset"}, "centre 'dataset' is unknown; known: batch, none, pool, whiten"),
     ],
 )
 def test_options_out_of_range_are_refused(options, says):

@@ -15,8 +15,8 @@ from tests.sskt.methods.test_base import run
 from tests.sskt.test_losses import slow_softmax
 from tests.sskt.test_relations import SLOW
 
-PUBLISHED = {"rkd": 1.0, "sp": 3000.0, "pkt": 30000.0, "cc": 0.02, "seed": 1.0}
-GENTLE = {"rkd": 0.2, "sp": 10.0, "pkt": 100.0, "cc": 10.0, "seed": 0.5}
+PUBLISHED = {"rkd": 1.0, "sp": 3000.0, "pkt": 30000.0, "cc": 0.02, "batch_similarity": 1.0}
+GENTLE = {"rkd": 0.2, "sp": 10.0, "pkt": 100.0, "cc": 10.0, "batch_similarity": 0.5}
 """Weights for the tests' batches of 8; the published ones go with batches of 64."""
 
 

