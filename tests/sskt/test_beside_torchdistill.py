@@ -15,21 +15,30 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchdistill.losses import mid_level
 
+from sskt.bank_losses import contrast_scores, nce
 from sskt.embedding_losses import DISTANCES, correlations, directions
 from sskt.losses import PRIMARY_LOSSES, soft_cross_entropy, soft_kl
-from sskt.maps import attention_map
+from sskt.map_losses import attention_distance
+from sskt.maps import MapShape, attention_map
+from sskt.methods.at import AT, ATOptions
 from sskt.methods.kd import KD, KDOptions
+from sskt.methods.sskd import SSKD, SSKDOptions
 from sskt.relations import NORMALISATIONS, PRESETS, unit_rows
+from sskt.sskd_losses import error_levels, parent_cross_entropy, parents, similarities
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+Fraction = Callable[[Tensor], float]
 Shapes = tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
 
 TOLERANCE = 1e-9
 SEEDS = (0, 1, 2)
-T = 3.0
+T, SIMILARITY_T = 3.0, 0.5
+# Theirs rounds this one to float32, which 1 / 16 survives.
+CONTRAST_T, NEGATIVES = 0.0625, 12
 
 SAME_WIDTH: Shapes = (((1, 4), (1, 4)), ((6, 10), (6, 10)), ((64, 5), (64, 5)))
 TAPS: Shapes = (((2, 3, 4, 4), (2, 7, 4, 4)), ((8, 6, 5, 3), (8, 2, 5, 3)))
+UPRIGHT_AND_TURNED: Shapes = (((12, 5), (12, 5)), ((24, 10), (24, 10)), ((64, 5), (64, 5)))
 ANY_WIDTH: Shapes = (((4, 5), (4, 5)), ((8, 12), (8, 3)), ((64, 32), (64, 48)))
 
 # Where theirs look for what ours are given.
@@ -103,6 +112,115 @@ def pkt_with_the_diagonal(student: Tensor, source: Tensor) -> Tensor:
 def pearson(student: Tensor, source: Tensor) -> Tensor:
     """1 - r of each row with its own, from the correlations of all rows that `ega` takes."""
     return 1 - correlations(student, source).diagonal().mean()
+
+
+def our_at(student: Tensor, source: Tensor) -> Tensor:
+    """The part of the method's loss, of networks with one tap that counts as two."""
+    shape, facts = MapShape(*source.shape[1:]), SimpleNamespace(classes=1)
+    facts.sources = {"wise": SimpleNamespace(maps=[shape, shape])}
+    task = SimpleNamespace(primary_loss=lambda logits, labels: None, facts=facts)
+    itself = SimpleNamespace(options=ATOptions(weight=1.0), task=task)
+    batch = SimpleNamespace(labels=None, outputs={"wise": {"attention": attention_map(source).repeat(1, 2)}})
+    return AT.losses(itself, batch, student, {"taps": (student, student)})["attention/wise"]
+
+
+def attention(student: Tensor, source: Tensor) -> Tensor:
+    return attention_distance(student, attention_map(source).view(len(source), *source.shape[2:]))
+
+
+def memories(source: Tensor) -> tuple[Tensor, Tensor]:
+    """Unit rows [B + NEGATIVES, D] of a student and of the source: the images of the batch, then others."""
+    generator = torch.Generator().manual_seed(1)
+    size = len(source) + NEGATIVES, source.shape[1]
+    student, others = (torch.randn(size, generator=generator, dtype=torch.float64) for _ in range(2))
+    return directions(student), directions(torch.cat([source, others[len(source) :]]))
+
+
+def contrast(rows: Tensor, memory: Tensor) -> Tensor:
+    """Scores of rows [B, D] with a memory of their images, then others."""
+    own, negatives = memory.split([len(rows), NEGATIVES])
+    usable = torch.ones(len(rows), NEGATIVES, dtype=torch.bool)
+    return contrast_scores(rows, own, negatives, usable=usable) / CONTRAST_T
+
+
+def our_crd(student: Tensor, source: Tensor) -> Tensor:
+    return nce(contrast(student, memories(source)[1]))
+
+
+def crd_both_ways(student: Tensor, source: Tensor) -> Tensor:
+    """Student against source and source against student, with the Z of their first batch."""
+    of_student, of_source = memories(source)
+    ways = [contrast(student, of_source), contrast(source, of_student)]
+    return torch.stack([nce(scores - scores.detach().exp().mean().log()) for scores in ways]).sum()
+
+
+def their_crd(student: Tensor, source: Tensor) -> Tensor:
+    images, total = len(source), len(source) + NEGATIVES
+    sizes = {"input_size": source.shape[1], "output_size": total, "num_samples": total}
+    loss = mid_level.CRDLoss(
+        "here", "empty", "here", **sizes, num_negative_samples=NEGATIVES, temperature=CONTRAST_T, eps=0.0
+    ).double()
+    loss.memory_v1, loss.memory_v2 = memories(source)
+    own, others = torch.arange(total).split([images, NEGATIVES])
+    asked = {"pos_idx": own, "contrast_idx": torch.cat([own.unsqueeze(1), others.expand(images, -1)], dim=1)}
+    outputs = {"here": {"output": directions(student)}, "empty": {"input": asked}}
+    return loss(outputs, {"here": {"output": directions(source)}}).squeeze()
+
+
+def interleaved(rows: Tensor) -> Tensor:
+    """Each upright image followed by its turns, as theirs takes them: [4B, D] -> [4B, D]."""
+    return rows.view(4, len(rows) // 4, -1).transpose(0, 1).flatten(0, 1)
+
+
+def everything(_: Tensor) -> float:
+    return 1.0
+
+
+def lesser_half(levels: Tensor) -> float:
+    """A fraction of the wrong ones that parts two levels: which of equally wrong ones they keep is left to chance."""
+    wrong = levels[levels > 0]
+    return min(1.0, ((wrong <= wrong.median()).sum().item() + 0.5) / len(wrong))
+
+
+def fractions(source: Tensor, fraction: Fraction) -> dict[str, float]:
+    upright, turned = source.tensor_split([len(source) // 4])
+    similarity = similarities(turned, upright)
+    levels = {"turned": (turned, labels_of(upright).repeat(3)), "similarity": (similarity, parents(similarity))}
+    return {f"keep_{part}": fraction(error_levels(*each)) for part, each in levels.items()}
+
+
+def our_sskd(student: Tensor, source: Tensor, *, weights: list[float], fraction: Fraction) -> Tensor:
+    """The method's loss, of networks whose embeddings are their logits."""
+    itself, (upright, turned) = object.__new__(SSKD), source.tensor_split([len(source) // 4])
+    itself.options = SSKDOptions(
+        **dict(zip(("primary", "soft", "similarity", "turned"), weights, strict=True)),
+        **fractions(source, fraction),
+        temperature=T,
+        similarity_temperature=SIMILARITY_T,
+    )
+    itself.task, itself.source_head = SimpleNamespace(primary_loss=PRIMARY_LOSSES["ce"]), nn.Identity()
+    said, of_turned = ({"wise": {"logits": rows, "embedding": rows}} for rows in (upright, turned))
+    batch = SimpleNamespace(labels=labels_of(upright), outputs=said, turned=SimpleNamespace(outputs=of_turned))
+    return torch.stack(list(itself.losses(batch, student, {"similarity": student}).values())).sum()
+
+
+def their_sskd(student: Tensor, source: Tensor, *, weights: list[float], fraction: Fraction) -> Tensor:
+    keep, images = fractions(source, fraction), len(source) // 4
+    temperatures = {"kl_temp": T, "tf_temp": T, "ss_temp": SIMILARITY_T}
+    ratios = {"ss_ratio": keep["keep_similarity"], "tf_ratio": keep["keep_turned"]}
+    loss = mid_level.SSKDLoss(*["here"] * 4, **temperatures, **ratios, loss_weights=weights)
+    return told(loss, interleaved(student), interleaved(source), labels_of(student)[:images])
+
+
+def source_head(projected: Tensor, _: Tensor) -> Tensor:
+    upright, turned = projected.tensor_split([len(projected) // 4])
+    return parent_cross_entropy(similarities(turned, upright))
+
+
+def sskd(*weights: float, fraction: Fraction = everything) -> Row:
+    """Of the labels, the soft labels of upright images, the similarities and the soft labels of turned ones."""
+    ours, theirs = (partial(loss, weights=[*weights], fraction=fraction) for loss in (our_sskd, their_sskd))
+    return Row(ours=ours, theirs=theirs, shapes=UPRIGHT_AND_TURNED)
 
 
 LOSSES = {
@@ -182,10 +300,24 @@ LOSSES = {
         ours=pearson,
         theirs=lambda student, source: mid_level.DISTLoss(**MODULES).inter_class_relation(student, source),
     ),
-    "attention maps": Row(
-        ours=lambda student, source: F.mse_loss(attention_map(student), attention_map(source)),
-        theirs=partial(told, mid_level.ATLoss({"tap": TAP}, mode="code")),
-        shapes=TAPS,
+    "at": Row(ours=our_at, theirs=partial(told, mid_level.ATLoss({"tap": TAP, "twin": TAP}, mode="code")), shapes=TAPS),
+    "dreamteacher, attention": Row(
+        ours=attention, theirs=partial(told, mid_level.ATLoss({"tap": TAP}, mode="paper")), shapes=TAPS
+    ),
+    # They add the source against a memory of the student, and put the Z of the first batch where we put M.
+    "crd, nce": Row(ours=our_crd, theirs=their_crd, undone=crd_both_ways),
+    "sskd": sskd(0.1, 0.9, 10.0, 2.7),
+    "sskd, primary": sskd(1.0, 0.0, 0.0, 0.0),
+    "sskd, soft": sskd(0.0, 1.0, 0.0, 0.0),
+    "sskd, similarity": sskd(0.0, 0.0, 1.0, 0.0),
+    "sskd, similarity, least wrong": sskd(0.0, 0.0, 1.0, 0.0, fraction=lesser_half),
+    "sskd, turned": sskd(0.0, 0.0, 0.0, 1.0),
+    "sskd, turned, least wrong": sskd(0.0, 0.0, 0.0, 1.0, fraction=lesser_half),
+    # Here the source's head learns, and nobody else.
+    "sskd, source head": Row(
+        ours=source_head,
+        theirs=lambda projected, _: told(mid_level.AuxSSKDLoss("here"), projected, interleaved(projected)),
+        shapes=UPRIGHT_AND_TURNED,
     ),
 }
 CASES = [(name, shape, seed) for name, row in LOSSES.items() for shape in row.shapes for seed in SEEDS]
