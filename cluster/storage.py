@@ -1,14 +1,24 @@
 """A folder or a bucket behind one small interface; every object appears whole or not at all."""
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 
 class StorageError(Exception):
     """The storage cannot be used as asked; the message names the address."""
+
+
+class Stored(NamedTuple):
+    """What is known of an object without reading it."""
+
+    key: str
+    bytes: int
+    written: float
+    """When, in seconds since 1970."""
 
 
 class Storage(Protocol):
@@ -30,6 +40,9 @@ class Storage(Protocol):
 
     def keys(self, prefix: str) -> Iterator[str]:
         """All keys below `prefix/`, sorted."""
+
+    def objects(self, prefix: str) -> Iterator[Stored]:
+        """All objects below `prefix/`, sorted by key."""
 
 
 def open_storage(uri: str) -> Storage:
@@ -83,6 +96,13 @@ class FolderStorage:
         root = Path(self.uri)
         found = (path for path in (root / prefix).rglob("*") if path.is_file() and not path.name.startswith("."))
         yield from sorted(path.relative_to(root).as_posix() for path in found)
+
+    def objects(self, prefix: str) -> Iterator[Stored]:
+        """All objects below `prefix/`, sorted by key; one that goes away meanwhile is none."""
+        for key in self.keys(prefix):
+            with contextlib.suppress(FileNotFoundError):
+                found = self.path(key).stat()
+                yield Stored(key, found.st_size, found.st_mtime)
 
     def _temporary(self, key: str, data: bytes) -> Path:
         folder = self.path(key).parent

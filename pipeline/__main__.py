@@ -11,16 +11,13 @@ from pipeline.catalogue import catalogue
 from pipeline.demo import cost_lines, run_demo
 from pipeline.experiment import load_experiment
 from pipeline.plan import Plan, PlannedTrial
+from pipeline.progress import say
 from pipeline.report import make_report, to_markdown, write_report
 from pipeline.stages import Stages
+from pipeline.upkeep import UPKEEP_VERBS, add_upkeep_arguments
 from sskt.errors import InputError, SsktError
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
-
-
-def say(line: str) -> None:
-    """Tell the person at the command line."""
-    print(line, flush=True)  # noqa: T201 (this is the command line)
 
 
 def pack_verb(arguments: argparse.Namespace) -> int:
@@ -140,6 +137,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "sweep": sweep_verb,
     "report": report_verb,
     "methods": methods_verb,
+    **UPKEEP_VERBS,
     "demo": demo_verb,
 }
 
@@ -157,9 +155,11 @@ def make_parser() -> argparse.ArgumentParser:
         command = verbs.add_parser(
             name, help=summary, description=manual, formatter_class=argparse.RawDescriptionHelpFormatter
         )
-        if name not in ("demo", "methods"):
+        if name in UPKEEP_VERBS:
+            add_upkeep_arguments(command, name)
+        elif name not in ("demo", "methods"):
             command.add_argument("experiment", help="the experiment file (YAML)")
-        if name != "methods":
+        if name not in ("methods", "caches", "cache-diff"):
             command.add_argument(
                 "--set", action="append", default=[], metavar="PATH=VALUE", help="change a field; as often as needed"
             )

@@ -1,6 +1,8 @@
-"""The cache stage: Ray Data maps a plan of shards over a pool of workers, each with its own copy of the source."""
+"""The cache stage: Ray Data maps a plan of shards over a pool of workers, each with its own copies of the sources."""
 
+import json
 import logging
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -9,158 +11,214 @@ from typing import Any
 from cluster.resources import Resources, cluster_resources, concurrency
 from cluster.session import start_session
 from cluster.storage import Storage
+from pipeline.claims import Watch, claim_key
 from pipeline.labels import (
-    CacheManifest,
-    CacheSpec,
     ShardRecord,
-    finish_cache,
+    as_record,
+    finish_segment,
     load_manifest,
+    manifest_key,
+    quarantine,
     read_record,
     read_shard,
-    record_key,
 )
 from pipeline.plan import Plan, SourceCaches
 from pipeline.progress import Progress
-from pipeline.shards import ShardJob, ShardWriter
+from pipeline.segments import WholeCache, require_cache, segments_of
+from pipeline.shards import Part, ShardJob, ShardWriter
 from sskt.errors import DamagedError, SsktError
 
 TRIES = 3
 """How often the shards that are missing are given to new workers."""
+SHORT_PAUSE, LONG_PAUSE = 0.5, 5.0
+"""Seconds between two looks at what others are making: they double from one to the other."""
 
 Records = dict[str, dict[int, ShardRecord]]
-"""By cache, then by shard."""
+"""By the segment's prefix, then by shard."""
+Missing = dict[tuple[int, int, int], list[str]]
+"""The prefixes that lack a shard, by (first id, last id + 1, shard): what one read of images can serve."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CacheOutcome:
     """What a run of the stage did for one source."""
 
-    manifests: dict[str, CacheManifest]
-    """By what the caches are called."""
-    passes: int = 0
-    """Images that went through the source now; 0 where everything was found."""
-    worker_seconds: float = 0
+    caches: dict[str, WholeCache]
+    """By name."""
+    passes: int
+    """Images that went through the source in this run; 0 where everything was found."""
+    worker_seconds: float
     """Time the workers spent on them, summed."""
-    workers: int = 1
-    repaired: list[str] = field(default_factory=list)
+    workers: int
+    repaired: list[str]
     """What was wrong with shards that were made again."""
+
+
+@dataclass(kw_only=True)
+class Work:
+    """What is wanted, what of it can be trusted, and what was made now."""
+
+    parts: dict[str, Part]
+    found: Records = field(default_factory=dict)
+    made: Records = field(default_factory=dict)
+    repaired: dict[str, list[str]] = field(default_factory=dict)
+    """What was wrong, by source."""
+    workers: int = 1
+
+    def missing(self) -> Missing:
+        """What is neither found nor made."""
+        missing: Missing = {}
+        for prefix, part in self.parts.items():
+            for shard in range(part.segment.shards):
+                if shard not in self.found[prefix] and shard not in self.made[prefix]:
+                    ids = part.segment.id_range(shard)
+                    missing.setdefault((ids.start, ids.stop, shard), []).append(prefix)
+        return missing
+
+    def views(self) -> int:
+        """Images that have to go through sources for what is missing."""
+        passes = 0
+        for (first, stop, _), prefixes in self.missing().items():
+            # What the same source says of the same views comes from one pass.
+            alike = {(self.parts[prefix].source, self.parts[prefix].segment.view_ids) for prefix in prefixes}
+            passes += (stop - first) * sum(len(view_ids) for _, view_ids in alike)
+        return passes
+
+    def records(self, prefix: str) -> list[ShardRecord]:
+        """All records of a segment, by shard."""
+        found = self.found[prefix] | self.made[prefix]
+        return [found[shard] for shard in sorted(found)]
 
 
 def ensure_caches(plan: Plan, storage: Storage, *, wanted: Mapping[str, SourceCaches]) -> dict[str, CacheOutcome]:
     """Make what is missing of some caches and verify what is there; a damaged shard alone is made again."""
-    return {name: _ensure(plan, storage, name=name, specs=specs) for name, specs in wanted.items()}
+    work = _look(storage, wanted)
+    if work.missing():
+        _make(plan, storage, work)
+    for prefix, part in work.parts.items():
+        if work.made[prefix] or not _has_manifest(storage, part, work):
+            finish_segment(storage, part.segment, work.records(prefix))
+    return {name: _outcome(storage, name, specs, work) for name, specs in wanted.items()}
 
 
-def _ensure(plan: Plan, storage: Storage, *, name: str, specs: SourceCaches) -> CacheOutcome:
-    records: Records = {}
-    repaired: list[str] = []
-    manifests: dict[str, CacheManifest] = {}
-    for cache, spec in specs.items():
-        records[cache] = _verified_records(storage, spec, repaired)
-        manifest = load_manifest(storage, spec) if len(records[cache]) == spec.shards else None
-        if manifest is not None:
-            manifests[cache] = manifest
-    if len(manifests) == len(specs):
-        return CacheOutcome(manifests=manifests)
-    return _build(plan, storage, name=name, specs=specs, records=records, repaired=repaired)
-
-
-def _verified_records(storage: Storage, spec: CacheSpec, repaired: list[str]) -> dict[int, ShardRecord]:
-    """The records of the shards that can be trusted; what is wrong with others that were there joins `repaired`."""
-    good = {}
-    for shard in range(spec.shards):
-        record = read_record(storage, spec, shard)
-        if record is None:
-            continue
-        try:
-            read_shard(storage, spec, record)
-            good[shard] = record
-        except DamagedError as error:
-            repaired.append(str(error))
-            storage.delete(record_key(spec, shard))
-    return good
-
-
-def _build(
-    plan: Plan, storage: Storage, *, name: str, specs: SourceCaches, records: Records, repaired: list[str]
-) -> CacheOutcome:
-    start_session()
-    need = plan.experiment.resources.source_worker
-    workers = concurrency(cluster_resources(), need)
-    made = _make_shards(_shard_job(plan, storage, name=name, specs=specs), records, need=need, workers=workers)
-    manifests = {
-        cache: finish_cache(storage, spec, [*records[cache].values(), *made[cache].values()])
-        for cache, spec in specs.items()
+def _look(storage: Storage, wanted: Mapping[str, SourceCaches]) -> Work:
+    """Find the segments, and which of their shards can be trusted."""
+    segments = {
+        segment.prefix: Part(source=name, segment=segment)
+        for name, specs in wanted.items()
+        for spec in specs.values()
+        for segment in segments_of(storage, spec)
     }
-    everything = [record for by_shard in made.values() for record in by_shard.values()]
+    work = Work(parts=segments, found={prefix: {} for prefix in segments}, made={prefix: {} for prefix in segments})
+    for prefix, part in segments.items():
+        for shard in range(part.segment.shards):
+            _find(storage, work, prefix, shard)
+    return work
+
+
+def _find(storage: Storage, work: Work, prefix: str, shard: int) -> bool:
+    """Whether a shard is there and can be trusted; one that cannot is put aside."""
+    part = work.parts[prefix]
+    record = read_record(storage, part.segment, shard)
+    if record is None:
+        return False
+    try:
+        read_shard(storage, part.segment, record)
+    except DamagedError as error:
+        work.repaired.setdefault(part.source, []).append(str(error))
+        quarantine(storage, part.segment, shard)
+        return False
+    work.found[prefix][shard] = record
+    return True
+
+
+def _has_manifest(storage: Storage, part: Part, work: Work) -> bool:
+    """Whether a segment's manifest can be trusted; one that cannot is written again from the records."""
+    segment = part.segment
+    try:
+        manifest = load_manifest(storage, segment)
+        if manifest is not None and list(manifest.shards) != work.records(segment.prefix):
+            raise DamagedError(f"{manifest_key(segment)} differs from the records of its shards")
+    except DamagedError as error:
+        work.repaired.setdefault(part.source, []).append(str(error))
+        return False
+    return manifest is not None
+
+
+def _outcome(storage: Storage, name: str, specs: SourceCaches, work: Work) -> CacheOutcome:
+    mine = [prefix for prefix, part in work.parts.items() if part.source == name]
+    made = [record for prefix in mine for record in work.made[prefix].values()]
     return CacheOutcome(
-        manifests=manifests,
-        passes=sum(record.passes for record in everything),
-        worker_seconds=sum(record.seconds for record in everything),
-        workers=workers,
-        repaired=repaired,
+        caches={cache: require_cache(storage, spec, source=name) for cache, spec in specs.items()},
+        passes=sum(record.passes for record in made),
+        worker_seconds=sum(record.seconds for record in made),
+        workers=work.workers,
+        repaired=work.repaired.get(name, []),
     )
 
 
-def _shard_job(plan: Plan, storage: Storage, *, name: str, specs: SourceCaches) -> ShardJob:
+def _make(plan: Plan, storage: Storage, work: Work) -> None:
     resources = plan.experiment.resources
-    return ShardJob(
+    job = ShardJob(
         storage_uri=storage.uri,
-        specs=dict(specs),
-        source_name=name,
-        source=plan.experiment.sources[name],
+        parts=work.parts,
+        sources={part.source: plan.experiment.sources[part.source] for part in work.parts.values()},
         recipe=plan.recipe,
         batch_size=plan.experiment.cache.batch_size,
         threads=resources.source_threads,
         device="cuda" if resources.gpus_per_source_worker else "cpu",
         packed=plan.packed,
     )
+    _make_shards(job, storage, work, need=resources.source_worker)
 
 
-def _missing(job: ShardJob, *found: Records) -> dict[int, list[str]]:
-    """The caches that lack each shard."""
-    missing: dict[int, list[str]] = {}
-    for cache, spec in job.specs.items():
-        for shard in range(spec.shards):
-            if not any(shard in records[cache] for records in found):
-                missing.setdefault(shard, []).append(cache)
-    return missing
+def _make_shards(job: ShardJob, storage: Storage, work: Work, *, need: Resources) -> None:
+    """Make what is missing and nobody else makes; wait for the rest, to find it or to make what was given up."""
+    total, tries, pause, watch = work.views(), 0, SHORT_PAUSE, Watch(storage)
+    with Progress("cache", total=total, unit="views") as progress:
+        while work.missing():
+            free = _free(storage, work, watch)
+            waits = sum(map(len, work.missing().values())) - sum(map(len, free.values()))
+            progress.note = f"others work on {waits} of its shards" if waits else ""
+            progress.reach(total - work.views(), total)
+            if free:
+                failure = _make_free(job, work, free, need=need, progress=progress)
+                tries, pause = tries + bool(failure), SHORT_PAUSE
+                if tries == TRIES:
+                    left = sorted({shard for *_, shard in work.missing()})
+                    raise SsktError(f"cache: workers died {TRIES} times, shards {left} are missing: {failure}")
+            elif waits:
+                time.sleep(pause)
+                pause = min(2 * pause, LONG_PAUSE)
 
 
-def _views(job: ShardJob, missing: dict[int, list[str]]) -> int:
-    """Images that have to go through the source."""
-    passes = 0
-    for shard, names in missing.items():
-        # By what they hold: caches with the same views are made in one pass.
-        views = {spec.turned: len(spec.view_ids) for spec in (job.specs[name] for name in names)}
-        passes += sum(views.values()) * len(job.specs[names[0]].id_range(shard))
-    return passes
+def _free(storage: Storage, work: Work, watch: Watch) -> Missing:
+    """What nobody is making of what is missing; what others have made meanwhile is found."""
+    free: Missing = {}
+    for where, prefixes in work.missing().items():
+        for prefix in prefixes:
+            shard, segment = where[-1], work.parts[prefix].segment
+            if not watch.lives(claim_key(segment, shard)) and not _find(storage, work, prefix, shard):
+                free.setdefault(where, []).append(prefix)
+    return free
 
 
-def _make_shards(job: ShardJob, found: Records, *, need: Resources, workers: int) -> Records:
-    """Make what is not found; where workers die, new ones make what is missing then, a bounded number of times."""
+def _make_free(job: ShardJob, work: Work, free: Missing, *, need: Resources, progress: Progress) -> str:
+    """Give shards to a pool of workers; return why workers died, nothing where all lived."""
+    start_session()
     from ray.exceptions import RayError, RayTaskError  # only inside a session
 
-    made: Records = {cache: {} for cache in job.specs}
-    views = _views(job, _missing(job, found))
-    stage = f"cache of source {job.source_name!r}"
-    with Progress(f"cache {job.source_name}", total=views, unit="views") as progress:
-        for attempt in range(1, TRIES + 1):
-            try:
-                for shard, records in _mapped(job, _missing(job, found, made), need=need, workers=workers):
-                    for cache, record in records.items():
-                        made[cache][shard] = record
-                    progress.advance(sum(record.passes for record in records.values()))
-                break
-            except RayTaskError as error:  # the code failed, and would fail again
-                raise SsktError(f"{stage}: {_first_cause(error)}") from error
-            except RayError as error:
-                if attempt == TRIES:
-                    left, reason = sorted(_missing(job, found, made)), str(error).strip().splitlines()[0]
-                    raise SsktError(
-                        f"{stage}: workers died {TRIES} times, shards {left} are missing: {reason}"
-                    ) from error
-    return made
+    work.workers = concurrency(cluster_resources(), need)
+    try:
+        for shard, records in _mapped(job, work, free, need=need):
+            for prefix, record in records.items():
+                work.made[prefix][shard] = record
+            progress.reach(progress.total - work.views(), progress.total)
+    except RayTaskError as error:  # the code failed, and would fail again
+        raise SsktError(f"cache: {_first_cause(error)}") from error
+    except RayError as error:
+        return str(error).strip().splitlines()[0]
+    return ""
 
 
 def _first_cause(error: Exception) -> str:
@@ -170,15 +228,13 @@ def _first_cause(error: Exception) -> str:
 
 
 def _mapped(
-    job: ShardJob, missing: dict[int, list[str]], *, need: Resources, workers: int
+    job: ShardJob, work: Work, free: Missing, *, need: Resources
 ) -> Iterator[tuple[int, dict[str, ShardRecord]]]:
     """Map the plan of shards over a pool of workers; yields each shard's new records as they come."""
     import ray.data  # only inside a session
 
-    if not missing:
-        return
+    rows: list[Any] = [{"shard": shard, "prefixes": prefixes} for (*_, shard), prefixes in free.items()]
     _quiet_ray_data()
-    rows: list[Any] = [{"shard": shard, "caches": names} for shard, names in missing.items()]
     plan = ray.data.from_items(rows, override_num_blocks=len(rows))
     with warnings.catch_warnings():
         # There is no other way yet to say max_restarts; Ray would restart for ever a worker that dies of its shard.
@@ -186,13 +242,13 @@ def _mapped(
         answers = plan.map(
             ShardWriter,
             fn_constructor_args=(job,),
-            compute=ray.data.ActorPoolStrategy(size=min(workers, len(rows))),
+            compute=ray.data.ActorPoolStrategy(size=min(work.workers, len(rows))),
             num_cpus=need.cpus,
             num_gpus=need.gpus or None,
             max_restarts=0,
         )
     for answer in answers.iter_rows():
-        records = {cache: ShardRecord(**record) for cache, record in answer["records"].items()}
+        records = {prefix: as_record(record) for prefix, record in json.loads(answer["records"]).items()}
         yield int(answer["shard"]), records
 
 

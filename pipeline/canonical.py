@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import zlib
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
@@ -21,6 +22,20 @@ def plain(value: Any) -> Any:
 def digest(value: Any) -> str:
     """Short hash of a value's canonical spelling."""
     return hashlib.sha256(canonical(value).encode()).hexdigest()[:16]
+
+
+def seal(value: Any) -> bytes:
+    """The value's canonical spelling on one line, its checksum on the next: a file that tells when it is damaged."""
+    body = canonical(value).encode()
+    return body + f"\n{zlib.crc32(body):08x}\n".encode()
+
+
+def unseal(data: bytes) -> Any:
+    """Return what was sealed; raise ValueError for anything else."""
+    body, newline, check = data.partition(b"\n")
+    if not newline or check != f"{zlib.crc32(body):08x}\n".encode():
+        raise ValueError("its checksum is wrong")
+    return json.loads(body)
 
 
 def _fields(value: Any) -> Any:

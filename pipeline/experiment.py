@@ -14,6 +14,7 @@ from pipeline.validation import validate
 from sskt.datasets import DatasetSettings
 from sskt.encodings import get_encoding
 from sskt.errors import InputError, unknown_name
+from sskt.fidelity import Budget
 from sskt.methods import get_method
 from sskt.settings import SourceSettings, TargetSettings, TrainingSettings, ViewSettings
 
@@ -27,11 +28,15 @@ class CacheSettings:
     """How the sources' outputs are computed and stored."""
 
     encoding: str = "fp16"
+    """`fp32`, `fp16`, `u8` (a byte a value), `topK` such as `top10` (logits only); `auto` measures and chooses."""
+    budget: Budget = field(default_factory=Budget)
+    """What `auto` may change."""
     batch_size: int = 256
     """Views a source sees at once; part of the cache's identity, for floating point depends on it."""
 
     def __post_init__(self) -> None:
-        get_encoding(self.encoding)
+        if self.encoding != "auto":
+            get_encoding(self.encoding, "logits")
         if self.batch_size < 1:
             raise InputError(f"cache.batch_size is {self.batch_size}; it has to be at least 1")
 

@@ -5,9 +5,8 @@ graphs/<id>.json      commit record, written after the file was read back
 """
 
 import hashlib
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -18,12 +17,12 @@ import torch
 from cluster.resources import Resources, cluster_resources, concurrency
 from cluster.session import start_session
 from cluster.storage import Storage, open_storage
-from pipeline.canonical import canonical, digest
+from pipeline.canonical import canonical, digest, seal, unseal
 from pipeline.columns import read_rows, write_columns
-from pipeline.labels import CacheSpec, load_manifest, read_cache
 from pipeline.progress import Progress
+from pipeline.segments import read_cache, require_cache
+from pipeline.specs import CacheSpec
 from pipeline.tensors import as_tensor
-from sskt.encodings import get_encoding
 from sskt.errors import DamagedError, SsktError
 from sskt.graphs import nearest_neighbours
 
@@ -44,7 +43,7 @@ class GraphSpec:
     @cached_property
     def id(self) -> str:
         """The name of the graph, which no other content can have."""
-        return digest({"format": FORMAT, "embedding": self.embedding.id, "neighbours": self.neighbours})
+        return graph_id(self.embedding.id, self.neighbours)
 
     @property
     def key(self) -> str:
@@ -55,6 +54,11 @@ class GraphSpec:
     def record_key(self) -> str:
         """Where its commit record lies."""
         return f"graphs/{self.id}.json"
+
+
+def graph_id(embedding: str, neighbours: int) -> str:
+    """What the graph that is derived from the cache of that id is called."""
+    return digest({"format": FORMAT, "embedding": embedding, "neighbours": neighbours})
 
 
 def ensure_graphs(storage: Storage, specs: Mapping[str, GraphSpec], *, need: Resources, threads: int) -> list[str]:
@@ -83,26 +87,24 @@ def make_graph(storage_uri: str, spec: GraphSpec, *, threads: int) -> None:
     """Find the neighbours, publish them, read them back, then record them."""
     torch.set_num_threads(threads)
     storage = open_storage(storage_uri)
-    manifest = load_manifest(storage, spec.embedding)
-    if manifest is None:
-        raise DamagedError(f"cache {spec.embedding.id} is not whole; run `cache`")
-    device = "cuda" if spec.embedding.numerics["device"] == "cuda" else "cpu"
-    first_views = as_tensor(read_cache(storage, spec.embedding, manifest)[:, 0])
-    embeddings = get_encoding(spec.embedding.encoding).decode(first_views).to(device)
+    labels = spec.embedding.labels
+    first_views = replace(spec.embedding, view_count=1)
+    stored = read_cache(storage, require_cache(storage, first_views, source=labels.name))
+    embeddings = labels.encoder.decode(as_tensor(stored[:, 0]), labels.width).to(labels.numerics["device"])
     graph = nearest_neighbours(embeddings, spec.neighbours)
     columns = {name: tensor.cpu().numpy().astype(COLUMNS[name]) for name, tensor in graph._asdict().items()}
     data = write_columns(columns, statement=_statement(spec))
     storage.write(spec.key, data)
     record = {"id": spec.id, "sha256": hashlib.sha256(data).hexdigest()}
     _read(storage, spec, record["sha256"])
-    storage.write(spec.record_key, canonical(record).encode())
+    storage.write(spec.record_key, seal(record))
 
 
 def load_graph(storage: Storage, spec: GraphSpec) -> GraphArrays | None:
     """Return a graph's columns, or None where it has to be made: absent, or damaged and so not to be trusted."""
     record = storage.read(spec.record_key)
     try:
-        return None if record is None else _read(storage, spec, json.loads(record)["sha256"])
+        return None if record is None else _read(storage, spec, unseal(record)["sha256"])
     except (ValueError, KeyError, TypeError, DamagedError):
         return None
 

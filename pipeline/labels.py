@@ -1,14 +1,14 @@
-"""Label caches on storage: their identity, their shards, and reading them without ever trusting a byte.
+"""Segments of label caches on storage: their shards, and reading them without ever trusting a byte.
 
-caches/<id>/shard-00000.parquet   one row per sample, its M views adjacent, one fixed-size binary column per output
-caches/<id>/shard-00000.json      commit record, written after the shard was read back
-caches/<id>/manifest.json         derived from the records, written last: the cache is whole
+caches/<id>/views-<first>-<stop>/shard-00000.parquet   one row per sample, its views adjacent, one fixed-size column
+caches/<id>/views-<first>-<stop>/shard-00000.json      commit record, written after the shard was read back
+caches/<id>/views-<first>-<stop>/manifest.json         derived from the records, written last: the segment is whole
 """
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
-from functools import cached_property
+import zlib
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,82 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster.storage import Storage
-from pipeline.canonical import canonical, digest
+from pipeline.canonical import canonical, plain, seal, unseal
 from pipeline.columns import read_rows, write_columns
-from sskt.encodings import get_encoding
+from pipeline.specs import Segment
 from sskt.errors import DamagedError
-from sskt.views import TURN
-
-FORMAT = 1
-SMALLEST_SHARD, LARGEST_SHARD, USUAL_SHARDS = 64, 16384, 16
-
-
-@dataclass(frozen=True, kw_only=True)
-class CacheSpec:
-    """One output of one source for the views of one dataset. Any difference is another cache."""
-
-    source: dict[str, Any]
-    dataset: str
-    views: dict[str, Any]
-    view_count: int
-    rows: int
-    """Samples labelled: the pool, ids 0..rows-1."""
-    output: str
-    turned: bool
-    """Whether it holds the turned views instead of the upright ones."""
-    width: int
-    """Values per view."""
-    encoding: str
-    numerics: dict[str, Any]
-
-    @cached_property
-    def id(self) -> str:
-        """The name of the cache, which no other content can have."""
-        return digest(self.identity())
-
-    @property
-    def name(self) -> str:
-        """What it is called among the caches of its source."""
-        return cache_name(self.output, turned=self.turned)
-
-    @cached_property
-    def view_ids(self) -> tuple[int, ...]:
-        """The views it holds of every sample, in their order."""
-        quarters = (1, 2, 3) if self.turned else (0,)
-        return tuple(number * TURN + view for number in quarters for view in range(self.view_count))
-
-    @property
-    def prefix(self) -> str:
-        """Where its objects lie."""
-        return f"caches/{self.id}"
-
-    def identity(self) -> dict[str, Any]:
-        """All that changes a stored byte."""
-        return {"format": FORMAT} | asdict(self)
-
-    @property
-    def shard_rows(self) -> int:
-        """Samples per shard; fixed by the dataset, so that shards do not depend on the number of workers."""
-        return min(max(-(-self.rows // USUAL_SHARDS), SMALLEST_SHARD), LARGEST_SHARD)
-
-    @property
-    def shards(self) -> int:
-        """How many shards the cache has."""
-        return -(-self.rows // self.shard_rows)
-
-    def id_range(self, shard: int) -> range:
-        """The sample ids a shard owns."""
-        return range(shard * self.shard_rows, min((shard + 1) * self.shard_rows, self.rows))
-
-    @property
-    def row_bytes(self) -> int:
-        """Stored bytes for all views of one sample."""
-        return len(self.view_ids) * get_encoding(self.encoding).row_bytes(self.width)
-
-
-def cache_name(output: str, *, turned: bool) -> str:
-    """What a cache is called among those of its source."""
-    return f"turned {output}" if turned else output
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +30,12 @@ class ShardRecord:
     rows: int
     bytes: int
     sha256: str
+    crc32: int
+    """What readers check: many times quicker than the other, and no less sure to find a flipped or missing byte."""
+    views: tuple[str, ...]
+    """A hash of what is stored of each view."""
+    golden: dict[str, str]
+    """Hashes of the pixels of some views, by `sample/view`; training starts only if it sees the same."""
     passes: int
     """Images that went through the source for it; where one pass made several outputs, all but one say 0."""
     seconds: float
@@ -109,125 +43,144 @@ class ShardRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CacheManifest:
-    """What is known of a finished cache."""
+class Manifest:
+    """What is known of a finished segment."""
 
     id: str
     identity: dict[str, Any]
     shards: tuple[ShardRecord, ...]
-    content: str
-    """Hash over the shards' hashes: however often and by whomever this cache is made, it is the same."""
-
-    @property
-    def passes(self) -> int:
-        """Images that went through the source."""
-        return sum(record.passes for record in self.shards)
-
-    @property
-    def bytes(self) -> int:
-        """Bytes on storage."""
-        return sum(record.bytes for record in self.shards)
-
-    @property
-    def seconds(self) -> float:
-        """Time the source took."""
-        return sum(record.seconds for record in self.shards)
 
 
-def shard_key(spec: CacheSpec, shard: int) -> str:
+def shard_key(segment: Segment, shard: int) -> str:
     """Key of a shard's data."""
-    return f"{spec.prefix}/shard-{shard:05d}.parquet"
+    return f"{segment.prefix}/shard-{shard:05d}.parquet"
 
 
-def record_key(spec: CacheSpec, shard: int) -> str:
+def record_key(segment: Segment, shard: int) -> str:
     """Key of a shard's commit record."""
-    return f"{spec.prefix}/shard-{shard:05d}.json"
+    return f"{segment.prefix}/shard-{shard:05d}.json"
 
 
-def commit_shard(
-    storage: Storage, spec: CacheSpec, *, shard: int, payload: np.ndarray, passes: int, seconds: float
-) -> ShardRecord:
-    """Publish a shard, read it back, then record it. payload: uint8 [rows, M * bytes]."""
-    data = write_columns({spec.output: payload}, statement=canonical(_statement(spec, shard)).encode())
-    storage.write(shard_key(spec, shard), data)
+def manifest_key(segment: Segment) -> str:
+    """Key of what makes a segment whole."""
+    return f"{segment.prefix}/manifest.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """What a worker has to say of a shard. payload: uint8 [rows, views, bytes]; the rest as in its record."""
+
+    payload: np.ndarray
+    golden: dict[str, str]
+    passes: int
+    seconds: float
+
+
+def commit_shard(storage: Storage, segment: Segment, *, shard: int, made: Made) -> ShardRecord:
+    """Publish a shard, read it back, then record it."""
+    payload = made.payload
+    statement = canonical(_statement(segment, shard)).encode()
+    data = write_columns({segment.labels.output: payload.reshape(len(payload), -1)}, statement=statement)
+    storage.write(shard_key(segment, shard), data)
     record = ShardRecord(
         shard=shard,
         rows=len(payload),
         bytes=len(data),
         sha256=hashlib.sha256(data).hexdigest(),
-        passes=passes,
-        seconds=round(seconds, 4),
+        crc32=zlib.crc32(data),
+        views=tuple(view_hash(payload[:, view]) for view in range(payload.shape[1])),
+        golden=made.golden,
+        passes=made.passes,
+        seconds=round(made.seconds, 4),
     )
-    read_shard(storage, spec, record)
-    storage.write(record_key(spec, shard), canonical(record).encode())
+    read_shard(storage, segment, record, thoroughly=True)
+    storage.write(record_key(segment, shard), seal(record))
     return record
 
 
-def read_record(storage: Storage, spec: CacheSpec, shard: int) -> ShardRecord | None:
+def view_hash(rows: np.ndarray) -> str:
+    """Identity of what is stored of one view of a shard's samples."""
+    return hashlib.sha256(np.ascontiguousarray(rows).tobytes()).hexdigest()[:16]
+
+
+def read_record(storage: Storage, segment: Segment, shard: int) -> ShardRecord | None:
     """Return a shard's record, or None where the shard has to be made: absent, or damaged and so not to be trusted."""
-    data = storage.read(record_key(spec, shard))
+    data = storage.read(record_key(segment, shard))
     try:
-        return None if data is None else ShardRecord(**json.loads(data))
-    except (ValueError, TypeError):
+        record = None if data is None else as_record(unseal(data))
+    except (ValueError, TypeError, KeyError):
         return None
+    return record if record is not None and record.shard == shard else None
 
 
-def finish_cache(storage: Storage, spec: CacheSpec, records: list[ShardRecord]) -> CacheManifest:
+def quarantine(storage: Storage, segment: Segment, shard: int) -> None:
+    """Put a shard that cannot be trusted aside, where nothing reads it, and forget its record."""
+    key = shard_key(segment, shard)
+    data = storage.read(key)
+    if data is not None:
+        storage.write(f"quarantine/{key}", data)
+        storage.delete(key)
+    storage.delete(record_key(segment, shard))
+
+
+def finish_segment(storage: Storage, segment: Segment, records: list[ShardRecord]) -> Manifest:
     """Write the manifest, once every shard has its record."""
     ordered = tuple(sorted(records, key=lambda record: record.shard))
-    if [record.shard for record in ordered] != list(range(spec.shards)):
-        raise DamagedError(f"cache {spec.id}: {len(ordered)} of {spec.shards} shards have a record; it is not whole")
-    content = digest([record.sha256 for record in ordered])
-    manifest = CacheManifest(id=spec.id, identity=spec.identity(), shards=ordered, content=content)
-    storage.write(f"{spec.prefix}/manifest.json", canonical(manifest).encode())
+    if [record.shard for record in ordered] != list(range(segment.shards)):
+        raise DamagedError(f"cache {segment.id}: {len(ordered)} of {segment.shards} shards have a record; not whole")
+    manifest = Manifest(id=segment.id, identity=segment.identity(), shards=ordered)
+    storage.write(manifest_key(segment), seal(manifest))
     return manifest
 
 
-def load_manifest(storage: Storage, spec: CacheSpec) -> CacheManifest | None:
-    """Return the manifest of a whole cache, or None where it is not whole yet."""
-    data = storage.read(f"{spec.prefix}/manifest.json")
+def load_manifest(storage: Storage, segment: Segment) -> Manifest | None:
+    """Return the manifest of a whole segment, or None where it is not whole yet."""
+    data = storage.read(manifest_key(segment))
     if data is None:
         return None
     try:
-        raw = json.loads(data)
-        shards = tuple(ShardRecord(**record) for record in raw.pop("shards"))
-        manifest = CacheManifest(shards=shards, **raw)
+        raw = unseal(data)
+        manifest = Manifest(shards=tuple(as_record(record) for record in raw.pop("shards")), **raw)
     except (ValueError, TypeError, KeyError) as error:
-        raise DamagedError(f"cache {spec.id}: manifest.json is damaged ({error}); delete it and run `cache`") from error
-    wanted = json.loads(canonical(spec.identity()))
+        raise DamagedError(f"{manifest_key(segment)} is damaged ({error}); delete it and run `cache`") from error
+    wanted = plain(segment.identity())
     differing = [name for name in wanted if manifest.identity.get(name) != wanted[name]]
     if differing:
-        raise DamagedError(f"cache {spec.id}: manifest.json differs from the experiment in {', '.join(differing)}")
+        raise DamagedError(f"{manifest_key(segment)} differs from the experiment in {', '.join(differing)}")
     return manifest
 
 
-def read_cache(storage: Storage, spec: CacheSpec, manifest: CacheManifest) -> np.ndarray:
-    """Read and verify every shard. Returns uint8 [rows, M, bytes]."""
-    parts = [read_shard(storage, spec, record) for record in manifest.shards]
-    return np.concatenate(parts).reshape(spec.rows, len(spec.view_ids), -1)
+def read_segment(storage: Storage, segment: Segment, manifest: Manifest) -> np.ndarray:
+    """Read every shard. Returns uint8 [rows, views, bytes]."""
+    return np.concatenate([read_shard(storage, segment, record) for record in manifest.shards])
 
 
-def read_shard(storage: Storage, spec: CacheSpec, record: ShardRecord) -> np.ndarray:
-    """Read a shard and check it against its record: uint8 [rows, M * bytes]."""
-    where = f"cache {spec.id}, shard {record.shard}"
-    data = storage.read(shard_key(spec, record.shard))
+def read_shard(storage: Storage, segment: Segment, record: ShardRecord, *, thoroughly: bool = False) -> np.ndarray:
+    """Read a shard and check it against its record: uint8 [rows, views, bytes]."""
+    where = f"cache {segment.id}, views {segment.first_view}..{segment.stop_view - 1}, shard {record.shard}"
+    data = storage.read(shard_key(segment, record.shard))
     if data is None:
         raise DamagedError(f"{where}: the file is missing; run `cache` to make it again")
-    if hashlib.sha256(data).hexdigest() != record.sha256:
-        raise DamagedError(f"{where}: sha256 differs from its record; run `cache` to make it again")
+    if zlib.crc32(data) != record.crc32 or (thoroughly and hashlib.sha256(data).hexdigest() != record.sha256):
+        raise DamagedError(f"{where}: its checksum differs from its record; run `cache` to make it again")
     table = pq.read_table(pa.BufferReader(data))
     stated = json.loads((table.schema.metadata or {}).get(b"sskt", b"{}"))
-    expected = _statement(spec, record.shard)
+    expected = _statement(segment, record.shard)
     if stated != expected:
         differing = ", ".join(name for name in expected if stated.get(name) != expected[name])
         raise DamagedError(f"{where}: the file says it is another shard ({differing} differ)")
-    rows = read_rows(table.column(spec.output))
-    if rows.shape != (record.rows, spec.row_bytes):
-        raise DamagedError(f"{where}: its shape is {list(rows.shape)}, not {[record.rows, spec.row_bytes]}")
-    return rows
+    rows = read_rows(table.column(segment.labels.output))
+    if rows.shape != (len(segment.id_range(record.shard)), segment.row_bytes):
+        raise DamagedError(f"{where}: it holds {list(rows.shape)} bytes; {segment.row_bytes} a sample are right")
+    return rows.reshape(len(rows), len(segment.view_ids), -1)
 
 
-def _statement(spec: CacheSpec, shard: int) -> dict[str, Any]:
+def as_record(raw: dict[str, Any]) -> ShardRecord:
+    """Return the record that was written as JSON."""
+    return ShardRecord(**raw | {"views": tuple(raw["views"])})
+
+
+def _statement(segment: Segment, shard: int) -> dict[str, Any]:
     """What a shard's file says of itself."""
-    ids = spec.id_range(shard)
-    return {"cache": spec.id, "shard": shard, "first_id": ids.start, "rows": len(ids), "views": spec.view_count}
+    ids, views = segment.id_range(shard), [segment.first_view, segment.stop_view]
+    return {"cache": segment.id, "shard": shard, "first_id": ids.start, "rows": len(ids), "views": views}

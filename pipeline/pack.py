@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 
 from cluster.storage import Storage
 from pipeline.canonical import canonical, digest
+from pipeline.growth import Kept, find_kept
 from pipeline.packed import (
     IMAGE_FIELD,
     VERSION,
     PackedDataset,
     PackedPart,
+    PoolBlock,
     load_manifest,
     part_schema,
     prefix,
@@ -24,9 +26,9 @@ from pipeline.packed import (
 )
 from pipeline.parquet_images import read_parquet_images
 from pipeline.spill import Progress, Spill, decode_all
-from sskt.datasets import READERS, SPLITS, UNLABELLED, DatasetSettings, RawDataset, Record
+from sskt.datasets import READERS, SPLITS, UNLABELLED, DatasetSettings, RawDataset, Record, Split
 from sskt.datasets.records import label_table
-from sskt.datasets.splits import assign_splits, content_digest, order_key
+from sskt.datasets.splits import Identity, assign_splits, identify, order_key
 
 ALL_READERS: dict[str, Callable[[DatasetSettings], RawDataset]] = {**READERS, "parquet": read_parquet_images}
 
@@ -47,11 +49,17 @@ class _Arranged:
     labels: NDArray[np.int32] | NDArray[np.int8]
     """int32 [N], or int8 [N, classes] of a multi-label set, as in PackedArrays."""
     splits: NDArray[np.int8]
-    digests: list[bytes]
+    own_splits: list[int | None]
+    """As the raw data names them."""
+    identities: list[Identity]
+    kept: Kept
 
 
 def pack(settings: DatasetSettings, storage: Storage, *, progress: Progress | None = None) -> PackedDataset:
-    """Return the packed data set; images are decoded only the first time."""
+    """Return the packed data set; images are decoded only the first time.
+
+    Where an earlier one of the same settings is found whole in it, its images keep their splits and its pool its ids.
+    """
     return pack_raw(ALL_READERS[settings.kind](settings), settings, storage, progress=progress)
 
 
@@ -66,7 +74,7 @@ def pack_raw(
     with tempfile.TemporaryFile() as file:
         spill = Spill(file, settings)
         unreadable = decode_all(raw, settings, spill, progress)
-        arranged = _arrange(spill, raw, settings)
+        arranged = _arrange(spill, raw, settings, storage)
         packed = _store(arranged, raw, settings, storage, unreadable=unreadable)
     save_manifest(packed, storage)
     return packed
@@ -76,20 +84,28 @@ def _pack_id(raw: RawDataset, settings: DatasetSettings) -> str:
     return digest({"version": VERSION, "settings": settings, "signature": raw.signature})
 
 
-def _arrange(spill: Spill, raw: RawDataset, settings: DatasetSettings) -> _Arranged:
+def _arrange(spill: Spill, raw: RawDataset, settings: DatasetSettings, storage: Storage) -> _Arranged:
     images, records = spill.images(), spill.records
-    digests = [content_digest(image, record.key) for image, record in zip(images, records, strict=True)]
-    places = [order_key(content, settings.seed) for content in digests]
-    splits = assign_splits(records, places, classes=raw.classes, settings=settings)
-    order = sorted(range(len(records)), key=lambda row: (splits[row], places[row]))
+    identities = [identify(image, record.key) for image, record in zip(images, records, strict=True)]
+    kept = find_kept(records, identities, shape=images.shape[1:], settings=settings, storage=storage)
+    places = [order_key(identity.sample, settings.seed) for identity in identities]
+    splits = assign_splits(records, places, classes=raw.classes, settings=settings, kept=kept.splits)
+    behind = len(records)  # of all that are kept
+    order = sorted(range(len(records)), key=lambda row: (splits[row], kept.ids.get(row, behind), places[row]))
     return _Arranged(
         images=images,
         order=np.array(order, np.int64),
         keys=[records[row].key for row in order],
         labels=_labels([records[row] for row in order], raw),
         splits=splits[order],
-        digests=[digests[row] for row in order],
+        own_splits=[_code(records[row].split) for row in order],
+        identities=[identities[row] for row in order],
+        kept=kept,
     )
+
+
+def _code(split: Split | None) -> int | None:
+    return None if split is None else SPLITS.index(split)
 
 
 def _labels(records: Sequence[Record], raw: RawDataset) -> NDArray[np.int32] | NDArray[np.int8]:
@@ -122,6 +138,8 @@ def _store(
         mean=mean,
         std=std,
         fingerprint=_fingerprint(arranged, raw.classes),
+        blocks=_blocks(arranged, counts["train"]),
+        not_grown=arranged.kept.not_grown,
         parts=parts,
         unreadable=unreadable,
         settings=asdict(settings),
@@ -170,6 +188,7 @@ def _part_bytes(arranged: _Arranged, rows: slice, images: NDArray[np.uint8]) -> 
         "key": arranged.keys[rows],
         "label": labels if labels.ndim == 1 else _fixed_bytes(labels),
         "split": arranged.splits[rows],
+        "own_split": pa.array(arranged.own_splits[rows], pa.int8()),
         IMAGE_FIELD: _fixed_bytes(images),
     }
     label_classes = None if labels.ndim == 1 else labels.shape[1]
@@ -206,6 +225,19 @@ def _fingerprint(arranged: _Arranged, classes: tuple[str, ...]) -> str:
     labels, splits = arranged.labels, arranged.splits
     if labels.ndim == 1:
         labels = labels.astype("<i4")
-    for image, label, split in zip(arranged.digests, labels, splits, strict=True):
-        content.update(image + label.tobytes() + split.tobytes())
+    for identity, label, split in zip(arranged.identities, labels, splits, strict=True):
+        content.update(identity.sample + label.tobytes() + split.tobytes())
     return content.hexdigest()
+
+
+def _blocks(arranged: _Arranged, pool: int) -> tuple[PoolBlock, ...]:
+    """The blocks that are kept, and one of the training images behind them, if there are any."""
+    _, channels, size, _ = arranged.images.shape
+    content = hashlib.sha256(canonical({"size": size, "channels": channels}).encode())
+    blocks: list[PoolBlock] = []
+    start = 0
+    for stop in sorted({*arranged.kept.stops, pool}):
+        content.update(b"".join(identity.picture for identity in arranged.identities[start:stop]))
+        blocks.append(PoolBlock(stop=stop, fingerprint=content.hexdigest()))
+        start = stop
+    return tuple(blocks)

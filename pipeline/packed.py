@@ -1,7 +1,7 @@
 """A packed data set: what its manifest says, and its arrays."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
 from cluster.storage import Storage
 from pipeline.canonical import canonical
+from sskt.datasets import SPLITS, Split
 from sskt.errors import DamagedError
 from sskt.networks import ImageFormat
 
@@ -28,6 +29,15 @@ class PackedPart:
     name: str
     rows: int
     sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolBlock:
+    """Training images that were packed at once: ids from the end of the block before to `stop`."""
+
+    stop: int
+    fingerprint: str
+    """Identity of the images 0..stop-1, their shape and pixels in this order; sources see nothing else of them."""
 
 
 @with_config(ConfigDict(extra="forbid"))
@@ -57,6 +67,10 @@ class PackedDataset:
     std: tuple[float, ...]
     fingerprint: str
     """Identity of the content: the same wherever, and from whatever files, the same images were packed."""
+    blocks: tuple[PoolBlock, ...]
+    """The pool as it grew; the last one ends at `pool`."""
+    not_grown: str | None
+    """Why an earlier packed data set of the same settings was not extended; None if one was, or if there is none."""
     parts: tuple[PackedPart, ...]
     unreadable: tuple[str, ...]
     """Keys of the images left out."""
@@ -82,14 +96,29 @@ class PackedArrays:
     """[N]; 0 train, 1 validation, 2 test."""
 
 
+@dataclass(frozen=True)
+class PackedSample:
+    """One row of a part, as far as growing asks for it."""
+
+    key: str
+    split: Split
+    own_split: Split | None
+    """What the raw data said."""
+    pixels: NDArray[np.uint8]
+    """[C, H, W]"""
+
+
 _MANIFEST = TypeAdapter(PackedDataset)
 
 
 def part_schema(*, pixels: int, label_classes: int | None) -> pa.Schema:
-    """Columns of a part; `label_classes` is None where an image has one label, `pixels` is C*H*W."""
+    """Columns of a part; `label_classes` is None where an image has one label, `pixels` is C*H*W.
+
+    `own_split` is the split that the raw data names, null where it leaves that to packing.
+    """
     label = pa.int32() if label_classes is None else pa.binary(label_classes)
-    columns = {"id": pa.int64(), "key": pa.string(), "label": label, "split": pa.int8(), IMAGE_FIELD: pa.binary(pixels)}
-    return pa.schema(columns)
+    columns = {"id": pa.int64(), "key": pa.string(), "label": label, "split": pa.int8(), "own_split": pa.int8()}
+    return pa.schema({**columns, IMAGE_FIELD: pa.binary(pixels)})
 
 
 def prefix(pack_id: str) -> str:
@@ -158,6 +187,19 @@ def read_images(packed: PackedDataset, storage: Storage, ids: range) -> NDArray[
             copy_rows(column, images[first - ids.start : last - ids.start])
         start += part.rows
     return images
+
+
+def read_samples(packed: PackedDataset, storage: Storage) -> Iterator[PackedSample]:
+    """Yield all samples in order; one part is in memory at a time."""
+    start = 0
+    for part in packed.parts:
+        table = _read_part(packed, part, storage, first_id=start)
+        images = np.empty((part.rows, packed.channels, packed.size, packed.size), np.uint8)
+        copy_rows(table.column(IMAGE_FIELD), images)
+        columns = (table.column(name).to_pylist() for name in ("key", "split", "own_split"))
+        for key, split, own, pixels in zip(*columns, images, strict=True):
+            yield PackedSample(key, SPLITS[split], None if own is None else SPLITS[own], pixels)
+        start += part.rows
 
 
 def _read_part(packed: PackedDataset, part: PackedPart, storage: Storage, *, first_id: int) -> pa.Table:

@@ -1,8 +1,8 @@
 """What an experiment amounts to: its packed data, its sources, its caches, its trials, each with an id."""
 
 import copy
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -11,8 +11,9 @@ import torch
 from pipeline.canonical import canonical, digest, plain
 from pipeline.experiment import Experiment, Trial
 from pipeline.graphs import GraphSpec
-from pipeline.labels import CacheSpec, cache_name
 from pipeline.packed import PackedDataset, image_format
+from pipeline.specs import CacheSpec, Labels, cache_name
+from sskt.encodings import stored_as
 from sskt.errors import InputError
 from sskt.maps import MapShape
 from sskt.methods import Facts, Needs, SourceFacts, check_trial, get_method
@@ -94,6 +95,7 @@ class Plan:
         try:
             check_trial(method, trial.options, facts, trial.training)
             self._check_graphs(trial, needs)
+            self._check_encodings(trial, needs)
             self._check_frozen(trial)
         except InputError as error:
             raise InputError(f"methods: {trial.label!r}: {error}") from error
@@ -134,6 +136,18 @@ class Plan:
                 f"sources.{live[0]}.live is true; the neighbours that this method asks for come from a cache of the "
                 "source's embeddings, so it has to be false"
             )
+
+    def _check_encodings(self, trial: Trial, needs: Needs) -> None:
+        """What is read has to be of a width that its encoding takes, and whole where a temperature divides it."""
+        for name in trial.sources:
+            for cache in caches_of(needs) if name in self.caches else ():
+                labels = self.caches[name][cache].labels
+                labels.encoder.check(labels.width)
+                if needs.tempered and labels.output == "logits" and not labels.encoder.dense:
+                    raise InputError(
+                        f"cache.encoding is {labels.encoding!r} for source {name!r}, which keeps the likeliest classes "
+                        "at temperature 1 only; this method divides by another one and needs 'u8', 'fp16' or 'fp32'"
+                    )
 
     def _check_frozen(self, trial: Trial) -> None:
         """Of a method that trains a source's own network; others find out when their target is built."""
@@ -180,8 +194,17 @@ def load_sources(experiment: Experiment) -> dict[str, Source]:
     return {name: load_source(name, settings) for name, settings in experiment.sources.items() if name in used}
 
 
-def make_plan(experiment: Experiment, packed: PackedDataset, *, sources: dict[str, Source]) -> Plan:
-    """Check everything that can be checked without running a source or a trial."""
+def make_plan(
+    experiment: Experiment,
+    packed: PackedDataset,
+    *,
+    sources: dict[str, Source],
+    encodings: Mapping[str, str] | None = None,
+) -> Plan:
+    """Check everything that can be checked without running a source or a trial.
+
+    encodings: of the logits of each source, where the experiment leaves them to be chosen.
+    """
     for split, images in (("validation", packed.validation), ("test", packed.test)):
         if not images:
             raise InputError(f"dataset.{split} leaves no image to measure on; it has to be above 0")
@@ -190,7 +213,9 @@ def make_plan(experiment: Experiment, packed: PackedDataset, *, sources: dict[st
     asked = {name for names, need in needs for name in names if MAP_OUTPUTS & set(need.outputs)}
     maps = {name: source.map_shapes(image_format(packed)) for name, source in sources.items() if name in asked}
     caches = {
-        name: _cache_specs(experiment, packed=packed, recipe=recipe, source=source, maps=maps.get(name, ()))
+        name: _cache_specs(
+            experiment, packed, source, maps.get(name, ()), recipe=recipe, encoding=(encodings or {}).get(name)
+        )
         for name, source in sources.items()
         if not experiment.sources[name].live
     }
@@ -214,27 +239,28 @@ def _targets_taps(experiment: Experiment, packed: PackedDataset) -> dict[str, tu
 
 
 def _cache_specs(
-    experiment: Experiment, *, packed: PackedDataset, recipe: Recipe, source: Source, maps: tuple[MapShape, ...]
+    experiment: Experiment,
+    packed: PackedDataset,
+    source: Source,
+    maps: tuple[MapShape, ...],
+    *,
+    recipe: Recipe,
+    encoding: str | None,
 ) -> SourceCaches:
-    known = CacheSpec(
-        source=source.identity(),
-        dataset=packed.fingerprint,
-        views=recipe.identity(),
-        view_count=experiment.views.count,
-        rows=packed.pool,
-        output="",
-        turned=False,
-        width=0,
-        encoding=experiment.cache.encoding,
-        numerics=_numerics(experiment),
-    )
-    specs = [
-        replace(known, output=output, width=width, turned=turned)
-        for output, width in source.widths(maps).items()
-        for turned in (False, True)
-        if width  # without maps there is nothing to store of them
-    ]
-    return {spec.name: spec for spec in specs}
+    caches = {}
+    for output, width in source.widths(maps).items():
+        for turned in (False, True) if width else ():  # without maps there is nothing to store of them
+            labels = Labels(
+                source=source.identity(),
+                views=recipe.identity(),
+                output=output,
+                turned=turned,
+                width=width,
+                encoding=stored_as((encoding if output == "logits" else None) or experiment.cache.encoding, output),
+                numerics=_numerics(experiment),
+            )
+            caches[labels.name] = CacheSpec(labels=labels, blocks=packed.blocks, view_count=experiment.views.count)
+    return caches
 
 
 def _numerics(experiment: Experiment) -> dict[str, Any]:

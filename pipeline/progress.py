@@ -8,6 +8,11 @@ from tqdm import tqdm
 QUIET_SECONDS = 60.0
 
 
+def say(line: str) -> None:
+    """Tell the person at the command line."""
+    print(line, flush=True)  # noqa: T201 (this is the command line)
+
+
 class Progress:
     """Counts finished pieces of work and shows rate and time left."""
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from cluster.storage import Storage
 from pipeline.canonical import canonical
-from pipeline.labels import load_manifest
 from pipeline.plan import Plan, PlannedTrial
 from pipeline.results import Result, read_failure, read_result
+from pipeline.segments import open_cache
 from pipeline.statistics import Change, Summary, compare, summarise
 from sskt.metrics import TITLES, main_metric
 
@@ -100,14 +100,14 @@ def _compare_rows(rows: dict[str, Row], plan: Plan) -> None:
 
 def _cost(plan: Plan, storage: Storage, results: list[Result]) -> Cost:
     read = [spec for specs in plan.caches_for(plan.trials).values() for spec in specs.values()]
-    manifests = [manifest for spec in read if (manifest := load_manifest(storage, spec)) is not None]
+    whole = [cache for spec in read if (cache := open_cache(storage, spec)) is not None]
     return Cost(
         trials=len(results),
         training_seconds=sum(result["seconds"] for result in results),
-        caches=len(manifests),
-        source_passes=sum(manifest.passes for manifest in manifests),
-        source_seconds=sum(manifest.seconds for manifest in manifests),
-        cache_bytes=sum(manifest.bytes for manifest in manifests),
+        caches=len(whole),
+        source_passes=sum(cache.passes for cache in whole),
+        source_seconds=sum(cache.seconds for cache in whole),
+        cache_bytes=sum(cache.bytes for cache in whole),
         label_rows=sum(result["label_rows"] for result in results),
     )
 

@@ -1,31 +1,49 @@
-"""A worker of the cache stage: runs a source over the views of a shard's samples and commits what it says."""
+"""A worker of the cache stage: runs sources over the views of a shard's samples and commits what they say."""
 
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from cluster.storage import Storage, open_storage
-from pipeline.labels import CacheSpec, ShardRecord, commit_shard
+from pipeline.canonical import canonical
+from pipeline.claims import Claim, claim_key, claimed
+from pipeline.labels import Made, ShardRecord, commit_shard, read_record
 from pipeline.packed import PackedDataset, read_images
-from sskt.encodings import encode_output, get_encoding
+from pipeline.specs import Segment
+from sskt.encodings import get_encoding
 from sskt.errors import SsktError
+from sskt.golden import golden_samples, pixel_hashes
 from sskt.settings import SourceSettings
 from sskt.sources import Source, load_source
 from sskt.views import Recipe
 
+GOLDEN = 64
+"""Views of a segment whose pixels are remembered, at least."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One segment to be made, and the source that makes it."""
+
+    source: str
+    segment: Segment
+
 
 @dataclass(frozen=True, kw_only=True)
 class ShardJob:
-    """All a worker needs to make any shard of a source's caches; it travels: no open handles, no secrets."""
+    """All a worker needs to make any shard of any segment; it travels: no open handles, no secrets."""
 
     storage_uri: str
-    specs: dict[str, CacheSpec]
-    """The caches by name; what a shard lacks of those with the same views is made in one pass of the source."""
-    source_name: str
-    source: SourceSettings
+    parts: dict[str, Part]
+    """By the segment's prefix. What has the same samples is made from one read of the images, what has the same source
+    and views too in one pass."""
+    sources: dict[str, SourceSettings]
     recipe: Recipe
     batch_size: int
     threads: int
@@ -34,7 +52,7 @@ class ShardJob:
 
 
 class ShardWriter:
-    """A worker: loads the source once, then makes the shards it is given."""
+    """A worker: loads each source once, then makes the shards it is given."""
 
     def __init__(self, job: ShardJob) -> None:
         torch.set_num_threads(job.threads)
@@ -42,64 +60,104 @@ class ShardWriter:
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.deterministic = True
         self.job = job
-        self.source = load_source(job.source_name, job.source)
-        self.source.network.to(job.device)
+        self.sources: dict[str, Source] = {}
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Make one shard of some caches; return the records by cache."""
-        shard = int(row["shard"])
-        try:
-            records = make_shard(self.source, self.job, shard=shard, names=tuple(row["caches"]))
-        except Exception as error:
-            raise SsktError(f"shard {shard}: {type(error).__name__}: {error}") from error
-        return {"shard": shard, "records": {name: asdict(record) for name, record in records.items()}}
+        """Make what is free of one shard; return the records by prefix, as JSON: rows share their columns."""
+        shard, prefixes = int(row["shard"]), list(row["prefixes"])
+        for name in {self.job.parts[prefix].source for prefix in prefixes} - set(self.sources):
+            self.sources[name] = load_source(name, self.job.sources[name])
+            self.sources[name].network.to(self.job.device)
+        records = make_shard(self.sources, self.job, shard=shard, prefixes=prefixes)
+        return {"shard": shard, "records": canonical(records)}
 
 
-def make_shard(source: Source, job: ShardJob, *, shard: int, names: tuple[str, ...]) -> dict[str, ShardRecord]:
-    """Run the source over a shard's views, once, and commit each cache's part."""
+def make_shard(
+    sources: dict[str, Source], job: ShardJob, *, shard: int, prefixes: Sequence[str]
+) -> dict[str, ShardRecord]:
+    """Read a shard's images once, run each source over each of its views once, and commit each segment's part.
+
+    What others have made meanwhile or are making now is left to them: the records are of what was made here.
+    """
     storage, records = open_storage(job.storage_uri), {}
-    images = torch.from_numpy(read_images(job.packed, storage, job.specs[names[0]].id_range(shard)))
-    for turned in (False, True):
-        specs = [job.specs[name] for name in names if job.specs[name].turned == turned]
-        if specs:
-            records |= _make_alike(source, job, images, storage, shard=shard, specs=specs)
+    ids = job.parts[prefixes[0]].segment.id_range(shard)
+    images = cache(lambda: torch.from_numpy(read_images(job.packed, storage, ids)))
+    for (source, _), alike in _alike(job, prefixes).items():
+        wanted = {claim_key(segment, shard): segment for segment in alike}
+        with claimed(storage, wanted) as claims:
+            # Looked up under the claim: its last holder may have made the shard.
+            free = [(claims[key], wanted[key]) for key in wanted if key in claims]
+            mine = [(claim, segment) for claim, segment in free if read_record(storage, segment, shard) is None]
+            if not mine:
+                continue
+            pictures = images()
+            try:
+                records |= _make_alike(sources[source], job, pictures, storage, shard=shard, mine=mine)
+            except Exception as error:
+                raise SsktError(f"source {source!r}, shard {shard}: {type(error).__name__}: {error}") from error
     return records
 
 
+def _alike(job: ShardJob, prefixes: Sequence[str]) -> dict[tuple[str, tuple[int, ...]], list[Segment]]:
+    """What can come from the same pass: the segments of the same source and the same views."""
+    alike: dict[tuple[str, tuple[int, ...]], list[Segment]] = {}
+    for prefix in prefixes:
+        part = job.parts[prefix]
+        alike.setdefault((part.source, part.segment.view_ids), []).append(part.segment)
+    return alike
+
+
 def _make_alike(
-    source: Source, job: ShardJob, images: torch.Tensor, storage: Storage, *, shard: int, specs: list[CacheSpec]
+    source: Source, job: ShardJob, images: Tensor, storage: Storage, *, shard: int, mine: list[tuple[Claim, Segment]]
 ) -> dict[str, ShardRecord]:
-    """Make the parts of caches that hold the same views."""
-    before, began = source.passes, time.perf_counter()
-    payloads = label_shard(source, images, job=job, shard=shard, specs=specs)
-    seconds, passes, records = time.perf_counter() - began, source.passes - before, {}
-    for spec, payload in zip(specs, payloads, strict=True):
-        records[spec.name] = commit_shard(storage, spec, shard=shard, payload=payload, passes=passes, seconds=seconds)
-        seconds, passes = 0.0, 0  # what one pass cost is told once
+    """Make the parts of segments that hold the same views, and publish those whose claims are still ours."""
+    before, began, records = source.passes, time.perf_counter(), {}
+    segments = [segment for _, segment in mine]
+    payloads = label_shard(source, images, job=job, shard=shard, segments=segments)
+    seconds, passes = time.perf_counter() - began, source.passes - before
+    golden = _golden(job.recipe, images, segment=segments[0], shard=shard)
+    for (claim, segment), payload in zip(mine, payloads, strict=True):
+        if claim.held():
+            made = Made(payload=payload, golden=golden, passes=passes, seconds=seconds)
+            records[segment.prefix] = commit_shard(storage, segment, shard=shard, made=made)
+            seconds, passes = 0.0, 0  # what one pass cost is told once
     return records
 
 
 def label_shard(
-    source: Source, images: torch.Tensor, *, job: ShardJob, shard: int, specs: list[CacheSpec]
+    source: Source, images: Tensor, *, job: ShardJob, shard: int, segments: list[Segment]
 ) -> list[np.ndarray]:
-    """What the source says of all views of a shard's images, uint8 [rows, C, S, S]: uint8 [rows, M * bytes] by spec.
+    """What the source says of all views of a shard's images, uint8 [rows, C, S, S]: uint8 [rows, views, bytes] each.
 
-    The specs hold the same views. Batches are cut by position in the shard alone, so a shard's bytes do not depend on
-    who makes it.
+    The segments hold the same views. Batches hold one view each and are cut by position in the shard, so what is stored
+    of a view depends neither on who makes it nor on which other views are made with it.
     """
-    view_ids, first_id = torch.tensor(specs[0].view_ids), specs[0].id_range(shard).start
-    rows = torch.arange(len(images)).repeat_interleave(len(view_ids))
-    views = view_ids.repeat(len(images))
-    show = job.recipe.apply_turned if specs[0].turned else job.recipe.apply
-    parts: list[list[torch.Tensor]] = [[] for _ in specs]
-    for some, seen in zip(rows.split(job.batch_size), views.split(job.batch_size), strict=True):
-        pictures = show(images[some], ids=some + first_id, views=seen).to(job.device)
-        answers = source.outputs(pictures, tuple(spec.output for spec in specs))
-        for spec, part in zip(specs, parts, strict=True):
-            values = answers[spec.output]
+    ids = torch.tensor(segments[0].id_range(shard))
+    by_view = [_one_view(source, images, ids, view, job=job, segments=segments) for view in segments[0].view_ids]
+    return [np.stack(views, axis=1) for views in zip(*by_view, strict=True)]
+
+
+def _one_view(
+    source: Source, images: Tensor, ids: Tensor, view: int, *, job: ShardJob, segments: list[Segment]
+) -> list[np.ndarray]:
+    """Return uint8 [rows, bytes] for each segment."""
+    labels = [segment.labels for segment in segments]
+    show = job.recipe.apply_turned if labels[0].turned else job.recipe.apply
+    parts: list[list[Tensor]] = [[] for _ in segments]
+    for some, pictures in zip(ids.split(job.batch_size), images.split(job.batch_size), strict=True):
+        seen = show(pictures, ids=some, views=torch.full_like(some, view)).to(job.device)
+        answers = source.outputs(seen, tuple(one.output for one in labels))
+        for one, part in zip(labels, parts, strict=True):
+            values = answers[one.output]
             if not values.isfinite().all():
-                raise SsktError(
-                    f"{spec.name} of samples {first_id + int(some[0])}..{first_id + int(some[-1])} are not finite"
-                )
-            part.append(encode_output(spec.output, values, get_encoding(spec.encoding)).cpu())
-    return [torch.cat(part).view(len(images), -1).numpy() for part in parts]
+                raise SsktError(f"{one.name} of samples {int(some[0])}..{int(some[-1])} are not finite")
+            part.append(get_encoding(one.encoding, one.output).encode(values).cpu())
+    return [torch.cat(part).numpy() for part in parts]
+
+
+def _golden(recipe: Recipe, images: Tensor, *, segment: Segment, shard: int) -> dict[str, str]:
+    """Hashes of the pixels of some of a shard's views, by `sample/view`."""
+    rows, places = golden_samples(len(images), len(segment.view_ids), -(-GOLDEN // segment.shards))
+    ids, views = rows + segment.id_range(shard).start, torch.tensor(segment.view_ids)[places]
+    hashes = pixel_hashes(recipe, images[rows], ids=ids, views=views)
+    return {f"{int(one)}/{int(view)}": seen for one, view, seen in zip(ids, views, hashes, strict=True)}

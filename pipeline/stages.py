@@ -12,10 +12,13 @@ from cluster.resources import concurrency, local_limits
 from cluster.session import is_local, start_session
 from cluster.storage import Storage, StorageError, open_storage
 from pipeline.cache import CacheOutcome, ensure_caches
+from pipeline.canonical import plain
 from pipeline.checkpoints import Checkpoints
 from pipeline.experiment import Experiment
 from pipeline.graphs import ensure_graphs
-from pipeline.pack import pack
+from pipeline.growth import packed_datasets
+from pipeline.pack import ALL_READERS, pack
+from pipeline.pilot import choose_encoding, known_encoding, make_pilots
 from pipeline.plan import Plan, PlannedTrial, load_sources, make_plan
 from pipeline.progress import Progress
 from pipeline.results import Result, read_result
@@ -28,6 +31,23 @@ from sskt.metrics import TITLES
 WATCH_SECONDS = 0.5
 
 Say = Callable[[str], None]
+
+
+def found_plan(experiment: Experiment, storage: Storage) -> Plan:
+    """The plan of what is packed and chosen already; makes nothing, asks for no resources, refuses what is missing."""
+    dataset, sources, encodings = experiment.dataset, load_sources(experiment), dict[str, str]()
+    settings, signature = plain(dataset), ALL_READERS[dataset.kind](dataset).signature
+    found = [one for one in packed_datasets(storage) if (plain(one.settings), one.signature) == (settings, signature)]
+    if not found:
+        raise InputError(f"{experiment.name}: its dataset, as it is now, is not packed on {storage.uri!r}; run `pack`")
+    for name, pilot in make_pilots(experiment, found[0], sources).items():
+        known = known_encoding(pilot, storage)
+        if known is None:
+            raise InputError(
+                f"{experiment.name}: cache.encoding is 'auto', and none is chosen for {name!r}; run `pack`"
+            )
+        encodings[name] = known
+    return make_plan(experiment, found[0], sources=sources, encodings=encodings)
 
 
 @dataclass
@@ -52,10 +72,19 @@ class Stages:
         with Progress("pack", total=0, unit="images") as progress:
             packed = pack(self.experiment.dataset, self.storage, progress=progress.reach)
         counts = f"{packed.pool} to train on, {packed.validation} validation, {packed.test} test"
-        self.say(f"pack    {packed.name}: {packed.rows} images ({counts}) [{packed.fingerprint[:12]}]")
+        grown = ""
+        if len(packed.blocks) > 1:
+            grown = f", grown from {packed.blocks[-2].stop} to {packed.pool} training images"
+        self.say(f"pack    {packed.name}: {packed.rows} images ({counts}){grown} [{packed.fingerprint[:12]}]")
+        if packed.not_grown:
+            self.say(f"pack    not grown from {packed.not_grown}")
         for reason in packed.unreadable:
             self.say(f"pack    left out: {reason}")
-        return make_plan(self.experiment, packed, sources=sources)
+        encodings = {
+            name: choose_encoding(pilot, self.storage, say=self.say)
+            for name, pilot in make_pilots(self.experiment, packed, sources).items()
+        }
+        return make_plan(self.experiment, packed, sources=sources, encodings=encodings)
 
     def cache(self, plan: Plan, *, trials: list[PlannedTrial] | None = None) -> dict[str, CacheOutcome]:
         """Make what is missing of the caches that some trials read (all trials for None)."""
@@ -66,9 +95,9 @@ class Stages:
             for damage in outcome.repaired:
                 self.say(f"cache   {name}: made again: {damage}")
             how = f"{outcome.passes} source passes" if outcome.passes else "found, 0 source passes"
-            for output, manifest in outcome.manifests.items():
-                told = f"{manifest.bytes / 1e6:.2f} MB, content {manifest.content} [{manifest.id}]"
-                self.say(f"cache   {name} {output}: {how}; {told}")
+            for cache, whole in outcome.caches.items():
+                told = f"{whole.bytes / 1e6:.2f} MB, content {whole.content} [{whole.spec.id}]"
+                self.say(f"cache   {name} {cache}: {how}; {told}")
         resources = self.experiment.resources
         made = ensure_graphs(
             self.storage, plan.graphs_for(trials), need=resources.source_worker, threads=resources.source_threads

@@ -16,16 +16,17 @@ from torch import Tensor, nn
 from cluster.storage import Storage, open_storage
 from pipeline.checkpoints import Checkpoints
 from pipeline.graphs import GraphArrays, GraphSpec, load_graph
-from pipeline.labels import cache_name, load_manifest, read_cache
 from pipeline.packed import read_packed
 from pipeline.plan import Plan, PlannedTrial, graph_name
 from pipeline.results import Result, read_result, write_result
+from pipeline.segments import read_cache, require_cache
+from pipeline.specs import Labels, cache_name
 from pipeline.tensors import as_tensor
-from sskt.answers import CachedOutputs, LiveOutputs, SourceOutputs
-from sskt.encodings import get_encoding
+from sskt.answers import CachedOutputs, Column, LiveOutputs, SourceOutputs
 from sskt.errors import DamagedError
 from sskt.export import export_bytes
 from sskt.feeds import ImageSet, ResidentFeed, Share
+from sskt.golden import check_pixels
 from sskt.graphs import Graph
 from sskt.loop import Context, Metrics, fit
 from sskt.loop import Progress as TrainingProgress
@@ -44,10 +45,13 @@ class Materials:
     labels: np.ndarray
     splits: np.ndarray
     payload: dict[str, dict[str, np.ndarray]]
-    """By source, then by cache: uint8 [P, M, bytes]."""
+    """By source, then by cache: uint8 [P, views, bytes]."""
+    stored: dict[str, dict[str, Labels]]
+    """What those are."""
+    golden: dict[str, str]
+    """Hashes of the pixels the sources saw in some views, by `sample/view`."""
     graphs: dict[str, GraphArrays]
     """By what they are called."""
-    encoding: str
     recipe: Recipe
     view_count: int
     sources: dict[str, SourceSettings]
@@ -71,20 +75,24 @@ class Process:
 def gather_materials(plan: Plan, storage: Storage, trials: list[PlannedTrial]) -> Materials:
     """Read and verify everything some trials train from. The caches have to be whole."""
     packed = read_packed(plan.packed, storage)
-    payload: dict[str, dict[str, np.ndarray]] = {}
-    for name, specs in plan.caches_for(trials).items():
-        for cache, spec in specs.items():
-            manifest = load_manifest(storage, spec)
-            if manifest is None:
-                raise DamagedError(f"cache {spec.id} of source {name!r} is not whole; run `cache`")
-            payload.setdefault(name, {})[cache] = read_cache(storage, spec, manifest)
+    caches = {
+        name: {cache: require_cache(storage, spec, source=name) for cache, spec in specs.items()}
+        for name, specs in plan.caches_for(trials).items()
+    }
+    every = [whole for by_name in caches.values() for whole in by_name.values()]
     return Materials(
         images=packed.images,
         labels=packed.labels,
         splits=packed.splits,
-        payload=payload,
+        payload={
+            name: {cache: read_cache(storage, whole) for cache, whole in by_name.items()}
+            for name, by_name in caches.items()
+        },
+        stored={
+            name: {cache: whole.spec.labels for cache, whole in by_name.items()} for name, by_name in caches.items()
+        },
+        golden={place: seen for whole in every for place, seen in whole.golden.items()},
         graphs={name: _graph(storage, name, spec) for name, spec in plan.graphs_for(trials).items()},
-        encoding=plan.experiment.cache.encoding,
         recipe=plan.recipe,
         view_count=plan.experiment.views.count,
         sources={name: plan.experiment.sources[name] for name in plan.sources},
@@ -146,9 +154,11 @@ def reset_process(threads: int) -> None:
 def make_feed(planned: PlannedTrial, materials: Materials, process: Process) -> ResidentFeed:
     """Put images and cached labels on the device and serve batches from them."""
     trial, needs = planned.trial, planned.needs
-    images = ImageSet(*(as_tensor(array) for array in (materials.images, materials.labels, materials.splits)))
+    arrays = (materials.images, materials.labels, materials.splits)
+    images = ImageSet(*(as_tensor(array) for array in arrays)).to(process.device)
+    check_pixels(materials.recipe, images.images, materials.golden)
     return ResidentFeed(
-        images.to(process.device),
+        images,
         classes=planned.facts.classes,
         training=trial.training,
         recipe=materials.recipe,
@@ -167,9 +177,12 @@ def _outputs(name: str, needs: Needs, materials: Materials, process: Process) ->
         source = load_source(name, settings)
         source.network.to(process.device)
         return LiveOutputs(source, needs.outputs)
-    rows = {cache: as_tensor(array).to(process.device) for cache, array in materials.payload[name].items()}
-    turned = {output: rows[cache_name(output, turned=True)] for output in needs.outputs if needs.turned}
-    return CachedOutputs({output: rows[output] for output in needs.outputs}, get_encoding(materials.encoding), turned)
+    columns = {
+        cache: Column(as_tensor(materials.payload[name][cache]).to(process.device), labels.encoder, labels.width)
+        for cache, labels in materials.stored[name].items()
+    }
+    turned = {output: columns[cache_name(output, turned=True)] for output in needs.outputs if needs.turned}
+    return CachedOutputs({output: columns[output] for output in needs.outputs}, turned)
 
 
 def _neighbours(name: str, needs: Needs, materials: Materials, process: Process) -> Graph:

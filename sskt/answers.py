@@ -22,24 +22,36 @@ class SourceOutputs(Protocol):
 
 
 @dataclass(frozen=True)
-class CachedOutputs:
-    """Labels read from a cache. payload: by output name, uint8 [P, M, bytes], sample id first.
+class Column:
+    """One output as it is stored. payload: uint8 [P, views, bytes], sample id first."""
 
-    turned: the same for the views turned by one quarter, then by two, then by three: uint8 [P, 3 * M, bytes].
+    payload: Tensor
+    encoding: Encoding
+    width: int
+
+    def rows(self, ids: Tensor, places: Tensor) -> Tensor:
+        """Decode some views of samples, by their places: float32 [B, width]."""
+        return self.encoding.decode(self.payload[ids, places], self.width)
+
+
+@dataclass(frozen=True)
+class CachedOutputs:
+    """Labels read from a cache, by output name.
+
+    upright: the M views in their order; turned: those turned by one quarter, then by two, then by three.
     """
 
-    payload: Mapping[str, Tensor]
-    encoding: Encoding
-    turned: Mapping[str, Tensor] = field(default_factory=dict)
+    upright: Mapping[str, Column]
+    turned: Mapping[str, Column] = field(default_factory=dict)
 
     def __call__(self, images: Tensor, *, ids: Tensor, views: Tensor, turned: bool = False) -> dict[str, Tensor]:
         """Look the views up."""
         if not turned:
-            return {name: self.encoding.decode(rows[ids, views]) for name, rows in self.payload.items()}
-        quarters, upright = views // TURN, views % TURN
+            return {name: column.rows(ids, views) for name, column in self.upright.items()}
+        quarters, upright = views // TURN - 1, views % TURN
         return {
-            name: self.encoding.decode(rows[ids, (quarters - 1) * (rows.shape[1] // 3) + upright])
-            for name, rows in self.turned.items()
+            name: column.rows(ids, quarters * (column.payload.shape[1] // 3) + upright)
+            for name, column in self.turned.items()
         }
 
 

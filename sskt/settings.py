@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from sskt.errors import InputError
 
@@ -112,8 +112,8 @@ class TrainingSettings:
 class ViewSettings:
     """The deterministic augmentations that source and target see alike."""
 
-    ops: tuple[str | dict[str, int], ...] = ()
-    """In this order: `pad_crop: pixels`, `hflip`, `rot90`, `cutout: pixels`."""
+    ops: tuple[str | dict[str, Any], ...] = ()
+    """In this order: a name, `name: number`, or `name: {parameter: value}`; docs/views.md has them all."""
     count: int = 1
     """Views per sample (M) that the caches hold."""
     seed: int = 0

@@ -4,6 +4,7 @@ import hashlib
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,11 +14,21 @@ from sskt.datasets.settings import DatasetSettings
 from sskt.errors import InputError
 
 
-def content_digest(pixels: NDArray[np.uint8], key: str) -> bytes:
-    """Identity of one sample: its pixels, and its key, because the same picture may occur twice."""
+class Identity(NamedTuple):
+    """Digests of one sample."""
+
+    picture: bytes
+    """Of its pixels alone."""
+    sample: bytes
+    """Of its pixels and its key, because the same picture may occur twice."""
+
+
+def identify(pixels: NDArray[np.uint8], key: str) -> Identity:
+    """Tell what a sample is from its pixels, uint8 [C, H, W], and its key."""
     digest = hashlib.blake2b(pixels.tobytes(), digest_size=16)
+    picture = digest.digest()
     digest.update(key.encode())
-    return digest.digest()
+    return Identity(picture, digest.digest())
 
 
 def order_key(digest: bytes, seed: int) -> bytes:
@@ -26,12 +37,19 @@ def order_key(digest: bytes, seed: int) -> bytes:
 
 
 def assign_splits(
-    records: Sequence[Record], order: Sequence[bytes], *, classes: Sequence[str], settings: DatasetSettings
+    records: Sequence[Record],
+    order: Sequence[bytes],
+    *,
+    classes: Sequence[str],
+    settings: DatasetSettings,
+    kept: Mapping[int, Split] | None = None,
 ) -> NDArray[np.int8]:
     """Return each record's split as its code in `SPLITS`; of every class, the first in `order` are held out.
 
     An image of several classes counts as one of the rarest of them; images of no class are divided as if they were one.
+    Rows in `kept` stay in the split they have there, and only the others are divided.
     """
+    kept = kept or {}
     if not classes:
         raise InputError("dataset: no image has a label, so there is no class to learn; label some")
     own = {record.split for record in records}
@@ -41,10 +59,15 @@ def assign_splits(
     }
     assigned: list[Split] = [_own_split(record) for record in records]
     labelled = _training_images(records, assigned)
-    for rows in _strata(records, assigned, labelled):
-        rest = sorted(rows, key=lambda row: order[row])
+    strata = _strata(records, assigned, labelled)
+    for row, split in kept.items():
+        assigned[row] = split
+    for rows in strata:
+        new = sorted((row for row in rows if row not in kept), key=lambda row: order[row])
+        rest = new
         for split, fraction in held.items():
-            count = _ceil(fraction * len(rows))
+            already = sum(kept.get(row) == split for row in rows)
+            count = _held_out(fraction, rows=len(rows), new=len(new), already=already)
             for row in rest[:count]:
                 assigned[row] = split
             rest = rest[count:]
@@ -78,6 +101,11 @@ def _strata(
             rarest = min(record.holds, key=lambda label: (labelled[label], label), default=None)
             strata[rarest].append(row)
     return strata.values()
+
+
+def _held_out(fraction: float, *, rows: int, new: int, already: int) -> int:
+    """How many of the new rows: their share, and no more than all rows lack, or images that come singly all are."""
+    return max(min(_ceil(fraction * new), _ceil(fraction * rows) - already), 0)
 
 
 def _ceil(count: float) -> int:

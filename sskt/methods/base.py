@@ -70,6 +70,8 @@ class Needs:
     """Whether its batches hold every image turned by one, two and three quarters too."""
     graph: int = 0
     """Nearest neighbours of every image of the pool, by each source's embedding, that it wants to know."""
+    tempered: bool = False
+    """Whether it divides logits of its sources by a temperature other than 1, for which it has to know all of them."""
     near: int = 0
     """Neighbours, in the graph of the only source, that follow every image of the pool in its batches."""
 

@@ -41,7 +41,8 @@ class KD(SingleTarget):
     @classmethod
     def needs(cls, options: KDOptions) -> Needs:
         """Logits; and the pool, where the soft loss has a weight and learns from all images."""
-        return Needs(outputs=("logits",), pool=learns_from_all(options.learn_from, options.weight))
+        pool = learns_from_all(options.learn_from, options.weight)
+        return Needs(outputs=("logits",), pool=pool, tempered=options.temperature != 1)
 
     @classmethod
     def check(cls, options: KDOptions, facts: Facts) -> None:

@@ -80,6 +80,7 @@ class SSKD(SingleTarget):
             outputs=tuple(output for output, weight in read.items() if weight > 0),
             turned=options.turned + options.similarity > 0,
             pool=learns_from_all(options.learn_from, options.soft, options.turned, options.similarity),
+            tempered=options.temperature != 1,
         )
 
     @classmethod

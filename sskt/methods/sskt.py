@@ -104,7 +104,8 @@ class SSKT(SingleTarget):
     def needs(cls, options: SSKTOptions) -> Needs:
         """Logits; and the pool, where the auxiliary loss has a weight and learns from all images."""
         weights = options.alpha.values() if isinstance(options.alpha, dict) else [options.weight_of("")]
-        return Needs(outputs=("logits",), pool=learns_from_all(options.learn_from, *weights))
+        pool = learns_from_all(options.learn_from, *weights)
+        return Needs(outputs=("logits",), pool=pool, tempered=options.final_temperature != 1)
 
     @classmethod
     def check(cls, options: SSKTOptions, facts: Facts) -> None:

@@ -1,4 +1,6 @@
+import os
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,30 @@ def test_keys_are_sorted_and_leave_out_files_being_written(tmp_path):
     (tmp_path / "c" / ".writing-abc").write_bytes(b"half")
     assert list(storage.keys("c")) == ["c/1", "c/10/x", "c/2"]
     assert list(storage.keys("nothing")) == []
+
+
+def test_objects_say_how_large_and_how_old_they_are(tmp_path):
+    storage = FolderStorage(str(tmp_path))
+    storage.write("c/2", b"four")
+    storage.write("c/1", b"")
+    storage.write("d/1", b"elsewhere")
+    os.utime(tmp_path / "c" / "2", (0, 1000.5))
+    (tmp_path / "c" / ".writing-abc").write_bytes(b"half")
+    first, second = storage.objects("c")
+    assert (first.key, first.bytes) == ("c/1", 0)
+    assert abs(first.written - time.time()) < 60
+    assert second == ("c/2", 4, 1000.5)
+    assert list(storage.objects("nothing")) == []
+
+
+def test_an_object_that_goes_away_while_others_are_listed_is_none(tmp_path):
+    storage = FolderStorage(str(tmp_path))
+    for key in ("c/1", "c/2", "c/3"):
+        storage.write(key, b"")
+    listing = storage.objects("c")
+    assert next(listing).key == "c/1"
+    storage.delete("c/2")
+    assert [found.key for found in listing] == ["c/3"]
 
 
 def test_delete_is_quiet_about_what_is_not_there(tmp_path):

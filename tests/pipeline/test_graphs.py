@@ -2,35 +2,40 @@
 
 import dataclasses
 import hashlib
-import json
 
 import numpy as np
 import pytest
 
 from cluster.resources import ResourceError, Resources
 from cluster.storage import FolderStorage
+from pipeline.canonical import seal
 from pipeline.graphs import GraphSpec, ensure_graphs, load_graph, make_graph
-from pipeline.labels import CacheSpec, commit_shard, finish_cache, load_manifest, read_cache, shard_key
+from pipeline.labels import Made, commit_shard, finish_segment, manifest_key, shard_key
+from pipeline.packed import PoolBlock
+from pipeline.segments import read_cache, require_cache
+from pipeline.specs import CacheSpec, Labels
 from sskt.errors import DamagedError, SsktError
 
 ROWS, VIEWS, WIDTH, COUNT = 150, 3, 5, 4
-EMBEDDING = CacheSpec(
-    source={"weights": "abc"}, dataset="fingerprint", views={"operations": [], "seed": 0}, view_count=VIEWS, rows=ROWS,
-    output="embedding", turned=False, width=WIDTH, encoding="fp16", numerics={"device": "cpu"},
+LABELS = Labels(
+    source={"weights": "abc"}, views={"operations": [], "seed": 0}, output="embedding", turned=False, width=WIDTH,
+    encoding="fp16", numerics={"device": "cpu"},
 )  # fmt: skip
-OTHER = dataclasses.replace(EMBEDDING, dataset="other")
+EMBEDDING = CacheSpec(labels=LABELS, blocks=(PoolBlock(stop=ROWS, fingerprint="pool"),), view_count=VIEWS)
+OTHER = dataclasses.replace(EMBEDDING, blocks=(PoolBlock(stop=ROWS, fingerprint="other"),))
+SEGMENT = EMBEDDING.segment(0, 0, VIEWS)
 SPEC = GraphSpec(embedding=EMBEDDING, neighbours=COUNT)
 
 
 def write_cache(storage, spec, *, seed):
     """Embeddings of three views of every sample, no two alike."""
-    values = np.random.default_rng(seed).normal(size=(ROWS, VIEWS * WIDTH)).astype("<f2")
-    records = []
-    for shard in range(spec.shards):
-        ids = spec.id_range(shard)
-        rows = values[ids.start : ids.stop].view(np.uint8)
-        records.append(commit_shard(storage, spec, shard=shard, payload=rows, passes=len(ids) * VIEWS, seconds=0.0))
-    finish_cache(storage, spec, records)
+    values = np.random.default_rng(seed).normal(size=(ROWS, VIEWS, WIDTH)).astype("<f2")
+    segment, records = spec.segment(0, 0, VIEWS), []
+    for shard in range(segment.shards):
+        ids = segment.id_range(shard)
+        made = Made(payload=values[ids.start : ids.stop].view(np.uint8), golden={}, passes=len(ids), seconds=0.0)
+        records.append(commit_shard(storage, segment, shard=shard, made=made))
+    finish_segment(storage, segment, records)
 
 
 @pytest.fixture
@@ -43,7 +48,7 @@ def storage(tmp_path):
 
 def first_views(storage, spec):
     """float64 [P, D], decoded from the cache by NumPy alone."""
-    stored = read_cache(storage, spec, load_manifest(storage, spec))
+    stored = read_cache(storage, require_cache(storage, spec, source="wise"))
     return np.ascontiguousarray(stored[:, 0]).view("<f2").astype(np.float64)
 
 
@@ -88,11 +93,11 @@ def test_a_graph_that_was_never_made_is_absent(storage):
 
 
 def test_no_graph_comes_from_a_cache_that_is_not_whole_or_not_sound(storage):
-    storage.write(shard_key(EMBEDDING, 1), b"damaged")
-    with pytest.raises(DamagedError, match="shard 1: sha256 differs"):
+    storage.write(shard_key(SEGMENT, 1), b"damaged")
+    with pytest.raises(DamagedError, match="shard 1: its checksum differs"):
         make_graph(storage.uri, SPEC, threads=1)
-    storage.delete(f"{EMBEDDING.prefix}/manifest.json")
-    with pytest.raises(DamagedError, match=f"cache {EMBEDDING.id} is not whole; run `cache`"):
+    storage.delete(manifest_key(SEGMENT))
+    with pytest.raises(DamagedError, match=rf"cache {EMBEDDING.id} of source .* is not whole; run `cache`"):
         make_graph(storage.uri, SPEC, threads=1)
     assert load_graph(storage, SPEC) is None
 
@@ -122,7 +127,7 @@ DAMAGES = {
     "record of no text": lambda storage: storage.write(SPEC.record_key, b"\xff\xfe"),
     "record without a checksum": lambda storage: storage.write(SPEC.record_key, b'{"id":"x"}'),
     "record of nothing": lambda storage: storage.write(SPEC.record_key, b"[]"),
-    "another file": lambda storage: storage.write(SPEC.key, storage.read(shard_key(EMBEDDING, 0))),
+    "another file": lambda storage: storage.write(SPEC.key, storage.read(shard_key(SEGMENT, 0))),
     "another source's": lambda storage: copy_graph(storage, GraphSpec(embedding=OTHER, neighbours=COUNT)),
     "another number": lambda storage: copy_graph(storage, GraphSpec(embedding=EMBEDDING, neighbours=COUNT + 1)),
 }
@@ -142,10 +147,10 @@ def test_a_damaged_graph_is_absent_and_can_be_made_again(storage, damage):
 
 def test_a_record_that_fits_a_foreign_file_does_not_make_it_right(storage):
     """The checksum alone would pass: columns are missing, or the file is no Parquet at all."""
-    for foreign in (storage.read(shard_key(EMBEDDING, 0)), b"no parquet"):
+    for foreign in (storage.read(shard_key(SEGMENT, 0)), b"no parquet"):
         storage.write(SPEC.key, foreign)
         record = {"id": SPEC.id, "sha256": hashlib.sha256(foreign).hexdigest()}
-        storage.write(SPEC.record_key, json.dumps(record).encode())
+        storage.write(SPEC.record_key, seal(record))
         assert load_graph(storage, SPEC) is None
 
 
@@ -175,7 +180,7 @@ def test_nothing_missing_starts_no_session(storage, monkeypatch):
 
 @pytest.mark.usefixtures("ray_session")
 def test_a_failure_is_one_line_that_names_the_graph(storage):
-    storage.delete(f"{EMBEDDING.prefix}/manifest.json")
+    storage.delete(manifest_key(SEGMENT))
     with pytest.raises(SsktError, match=r"graph of wise: .*is not whole; run `cache`") as raised:
         ensure_graphs(storage, {"wise": SPEC}, need=NEED, threads=1)
     assert "\n" not in str(raised.value)

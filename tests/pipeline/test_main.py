@@ -33,6 +33,10 @@ def test_the_command_line_is_frozen():
         "train": train,
         "demo": ["--help", "--set", "-h"],
         "methods": ["--help", "-h"],
+        "caches": ["--help", "-h", "storage"],
+        "cache-diff": ["--help", "-h", "one", "other", "storage"],
+        "verify": sorted([*usual, "--rerun"]),
+        "gc": sorted(["--dry-run", "--help", "--set", "--yes", "-h", "experiments", "storage"]),
     }
 
 

@@ -10,8 +10,16 @@ import pytest
 
 from cluster.storage import FolderStorage
 from pipeline.pack import pack_raw
-from pipeline.packed import PackedDataset, copy_rows, image_format, load_manifest, read_images, read_packed
-from sskt.datasets import DatasetSettings, RawDataset, Record
+from pipeline.packed import (
+    PackedDataset,
+    copy_rows,
+    image_format,
+    load_manifest,
+    read_images,
+    read_packed,
+    read_samples,
+)
+from sskt.datasets import SPLITS, DatasetSettings, RawDataset, Record
 from sskt.errors import DamagedError
 from tests.sskt.datasets.pictures import picture
 
@@ -161,6 +169,7 @@ def test_a_manifest_survives_storage(storage, packed):
         ({"multi_label": "maybe"}, "multi_label: Input should be a valid boolean"),
         ({"pool": None}, "pool: Input should be a valid integer"),
         ({"extra": 1}, "extra: Unexpected keyword argument"),
+        ({"blocks": [{"stop": 3}]}, "blocks.0.fingerprint: Field required"),
         ({"parts": [{"name": "x"}]}, "parts.0.rows: Field required"),
         ({"pack_id": "0" * 16}, "pack_id is '0000000000000000'; it belongs elsewhere"),
     ],
@@ -192,3 +201,16 @@ def test_images_of_adjacent_samples_are_read_alone(storage, packed):
     for first in range(packed.rows):
         for last in range(first, packed.rows + 1):
             np.testing.assert_array_equal(read_images(packed, storage, range(first, last)), everything[first:last])
+
+
+def test_samples_come_in_order_with_the_split_they_have_and_the_one_the_data_named(storage, packed, packed_multi):
+    arrays = read_packed(packed, storage)
+    samples = list(read_samples(packed, storage))
+    np.testing.assert_array_equal(np.stack([sample.pixels for sample in samples]), arrays.images)
+    assert [SPLITS.index(sample.split) for sample in samples] == arrays.splits.tolist()
+    assert sorted(int(sample.key) for sample in samples) == list(range(20))
+    assert {sample.own_split for sample in samples} == {None}
+    assert {sample.own_split for sample in read_samples(packed_multi, storage)} == {"train"}
+    storage.delete(f"{packed.prefix}/part-00001.parquet")
+    with pytest.raises(DamagedError, match=r"part-00001.parquet is missing"):
+        list(read_samples(packed, storage))

@@ -6,11 +6,12 @@ from pipeline.__main__ import main
 from pipeline.experiment import load_experiment
 from pipeline.plan import load_sources, make_plan
 from pipeline.stages import Stages
+from pipeline.trials import gather_materials, run_trial
 from sskt.errors import InputError
 from sskt.export import export_bytes
 from sskt.networks import ImageFormat, build_target
 from sskt.settings import TargetSettings
-from tests.pipeline.test_trials import with_methods
+from tests.pipeline.test_trials import CPU, prepared, three_classes, with_methods
 
 TAUGHT = "method: sskt, sources: [wise], learn_from: all"
 
@@ -91,7 +92,8 @@ def test_another_weight_is_another_cache(experiment_file):
     plan = plan_of(experiment_file)
     before = plan.caches["wise"]["logits"].id
     plan.sources["wise"].network.network.state_dict()["fc.bias"][0] += 1e-3
-    changed = dataclasses.replace(plan.caches["wise"]["logits"], source=plan.sources["wise"].identity())
+    labels = dataclasses.replace(plan.caches["wise"]["logits"].labels, source=plan.sources["wise"].identity())
+    changed = dataclasses.replace(plan.caches["wise"]["logits"], labels=labels)
     assert changed.id != before
     fresh = make_plan(plan.experiment, plan.packed, sources=load_sources(plan.experiment))
     assert fresh.caches["wise"]["logits"].id == before
@@ -114,7 +116,7 @@ def test_methods_know_the_rows_of_a_batch(experiment_file):
 
 @pytest.mark.parametrize(
     "change",
-    ["cache.encoding=fp32", "cache.batch_size=100", "views.count=4", "views.seed=1", "views.ops=[hflip]",
+    ["cache.encoding=fp32", "cache.batch_size=100", "views.seed=1", "views.ops=[hflip]",
      "dataset.seed=1", "sources.wise.input.size=16", "resources.cpus_per_source_worker=2"],
 )  # fmt: skip
 def test_what_changes_a_label_changes_its_cache(experiment_file, change):
@@ -122,6 +124,12 @@ def test_what_changes_a_label_changes_its_cache(experiment_file, change):
     assert before["logits"].id != after["logits"].id
     assert before["embedding"].id != after["embedding"].id
     assert before["logits"].id != before["embedding"].id
+
+
+def test_more_views_are_more_of_the_same_cache(experiment_file):
+    before, after = (plan_of(experiment_file, *changes).caches["wise"] for changes in ((), ("views.count=5",)))
+    assert before["logits"].id == after["logits"].id
+    assert after["logits"].view_count == 5
 
 
 def refusal(file, capsys, *changes):
@@ -165,8 +173,11 @@ def test_a_cache_is_planned_for_every_view_a_method_reads(experiment_file):
     specs, pool, count = plan.caches["wise"], plan.packed.pool, plan.experiment.views.count
     wanted = {"embedding", "turned embedding", "attention"}
     assert set(plan.caches_for(plan.trials)["wise"]) == wanted
-    assert [len(specs[name].view_ids) for name in ("embedding", "turned embedding")] == [count, 3 * count]
-    assert specs["attention"].width == sum(shape.cells for shape in plan.maps["wise"]) > 0
+    assert [len(specs[name].segment(0, 0, count).view_ids) for name in ("embedding", "turned embedding")] == [
+        count,
+        3 * count,
+    ]
+    assert specs["attention"].labels.width == sum(shape.cells for shape in plan.maps["wise"]) > 0
     (name, graph) = next(iter(plan.graphs_for(plan.trials).items()))
     assert (name, graph.neighbours, graph.embedding.rows) == ("wise, 7 neighbours", 7, pool)
     assert graph.embedding == specs["embedding"]
@@ -234,6 +245,49 @@ def test_what_cannot_work_is_refused_before_anything_runs(experiment_file, capsy
     assert refusal(experiment_file, capsys, *changes) == says
 
 
+@pytest.mark.parametrize(
+    ("entry", "changes"),
+    [
+        ("method: kd, sources: [wise]", ()),
+        ("method: sskt, sources: [wise], temperature: 2", ()),
+        ("method: sskt, sources: [wise], preset: paper_as_released", ()),
+        ("method: sskd, sources: [wise]", ()),
+        ("method: sskt, sources: [wise]", ("grid={options.temperature: [1, 3]}",)),
+    ],
+)
+def test_a_temperature_on_truncated_logits_is_refused(experiment_file, capsys, entry, changes):
+    """What is left of them says nothing of another temperature."""
+    wise = three_classes(experiment_file.parent / "three.safetensors")
+    changes = (*changes, f"sources.wise.weights={wise}")
+    with_methods(experiment_file, entry)
+    said = refusal(experiment_file, capsys, "cache.encoding=top2", *changes)
+    assert said.startswith("methods: '" + entry.split()[1].rstrip(","))
+    assert said.endswith(
+        "': cache.encoding is 'top2' for source 'wise', which keeps the likeliest classes at temperature 1 only; this "
+        "method divides by another one and needs 'u8', 'fp16' or 'fp32'"
+    )
+    for encoding in ("u8", "fp16", "fp32"):
+        plan_of(experiment_file, f"cache.encoding={encoding}", *changes)
+    plan_of(experiment_file, "cache.encoding=top2", "sources.wise.live=true", *changes)
+
+
+def test_truncated_logits_teach_at_temperature_1(experiment_file):
+    with_methods(experiment_file, "method: sskt, sources: [wise]", "method: embed, sources: [wise]")
+    plan, storage = prepared(experiment_file, "cache.encoding=top2")
+    specs = plan.caches["wise"]
+    assert (specs["logits"].labels.encoding, specs["logits"].labels.view_bytes) == ("top2", 2 + 2 + 2)
+    assert specs["embedding"].labels.encoding == specs["turned embedding"].labels.encoding == "fp16"
+    materials = gather_materials(plan, storage, plan.trials)
+    history = run_trial(plan.trials[0], materials, CPU)["history"]
+    assert history[-1]["auxiliary/wise"] < history[0]["auxiliary/wise"]
+
+
+def test_more_classes_kept_than_there_are_is_refused(experiment_file, capsys):
+    assert refusal(experiment_file, capsys, "cache.encoding=top4") == (
+        "cache.encoding is 'top4' for 4 classes; it is for more than 4 of them, and for 32768 at most"
+    )
+
+
 MULTI_LABEL = ("dataset={kind: digit_pairs, image_size: 8}", "training.labels_per_class=20")
 
 
@@ -260,3 +314,18 @@ def test_what_has_no_meaning_with_several_classes_is_refused(experiment_file, ca
     plan = plan_of(experiment_file, *MULTI_LABEL, "methods=[{method: scratch}]", "training.loss=bce")
     assert plan.packed.multi_label
     assert all(planned.facts.multi_label for planned in plan.trials)
+
+
+def test_what_nobody_reads_is_not_refused_for_its_width(experiment_file):
+    with_methods(experiment_file, "method: embed, sources: [wise]")
+    plan = plan_of(experiment_file, "cache.encoding=top10")
+    assert plan.caches["wise"]["embedding"].labels.encoding == "fp16"
+
+
+def test_what_was_chosen_for_the_logits_is_for_the_logits_alone(experiment_file):
+    experiment = load_experiment(str(experiment_file), changes=["cache.encoding=auto"])
+    plan = plan_of(experiment_file)
+    chosen = make_plan(experiment, plan.packed, sources=plan.sources, encodings={"wise": "u8"}).caches["wise"]
+    assert {name: spec.labels.encoding for name, spec in chosen.items()} == {
+        "logits": "u8", "turned logits": "u8", "embedding": "fp16", "turned embedding": "fp16",
+    }  # fmt: skip

@@ -1,7 +1,9 @@
+import shutil
+
 import pytest
 
 from pipeline.experiment import load_experiment
-from pipeline.stages import Stages
+from pipeline.stages import Stages, found_plan
 from sskt.errors import DamagedError, InputError
 
 
@@ -31,11 +33,57 @@ def test_a_storage_that_cannot_be_opened_is_bad_input(experiment_file):
 
 
 def test_left_out_images_are_named(experiment_file, pictures, tmp_path):
-    import shutil
-
     shutil.copytree(pictures, tmp_path / "pictures")
     (tmp_path / "pictures" / "dark" / "broken.png").write_bytes(b"no picture")
     changes = [f"dataset.path={tmp_path}/pictures", "dataset.max_unreadable=1"]
     said: list[str] = []
     Stages(load_experiment(str(experiment_file), changes=changes), said.append).pack()
     assert said[1] == "pack    left out: dark/broken.png"
+
+
+def test_packing_says_how_a_dataset_grew_or_why_it_did_not(experiment_file, pictures, tmp_path):
+    root = shutil.copytree(pictures, tmp_path / "pictures")
+    said: list[str] = []
+    stages = Stages(load_experiment(str(experiment_file), changes=[f"dataset.path={root}"]), said.append)
+    stages.pack()
+    for number in range(10):
+        shutil.copy(root / "light" / f"{number}.png", root / "dark" / f"more{number}.png")
+    for _ in range(2):
+        stages.pack()
+    (root / "dark" / "0.png").unlink()
+    stages.pack()
+    grown = "190 images (114 to train on, 38 validation, 38 test), grown from 108 to 114 training images ["
+    assert grown in said[1]
+    assert said[1] == said[2]
+    assert "grown" not in said[0] + said[3]
+    assert said[4].startswith("pack    not grown from ")
+    assert said[4].endswith(": image 'dark/0.png' is gone")
+
+
+@pytest.mark.parametrize("encoding", ["fp16", "auto"])
+def test_what_is_packed_and_chosen_is_found_and_nothing_is_made(experiment_file, encoding):
+    experiment = load_experiment(str(experiment_file), changes=[f"cache.encoding={encoding}"])
+    stages = Stages(experiment, lambda line: None)
+    with pytest.raises(InputError, match=r"small: its dataset, as it is now, is not packed on .*; run `pack`"):
+        found_plan(experiment, stages.storage)
+    assert list(stages.storage.keys("")) == []
+    made = stages.pack()
+    before = {key: stages.storage.read(key) for key in stages.storage.keys("")}
+    found = found_plan(experiment, stages.storage)
+    assert found.caches == made.caches
+    assert [planned.run_key for planned in found.trials] == [planned.run_key for planned in made.trials]
+    assert {key: stages.storage.read(key) for key in stages.storage.keys("")} == before
+    for key in list(stages.storage.keys("pilots")):
+        stages.storage.delete(key)
+        with pytest.raises(InputError, match=r"cache.encoding is 'auto', and none is chosen for 'wise'; run `pack`"):
+            found_plan(experiment, stages.storage)
+
+
+def test_a_dataset_that_changed_since_it_was_packed_is_not_found(experiment_file, pictures, tmp_path):
+    root = shutil.copytree(pictures, tmp_path / "pictures")
+    experiment = load_experiment(str(experiment_file), changes=[f"dataset.path={root}"])
+    stages = Stages(experiment, lambda line: None)
+    stages.pack()
+    (root / "dark" / "0.png").unlink()
+    with pytest.raises(InputError, match="as it is now, is not packed"):
+        found_plan(experiment, stages.storage)

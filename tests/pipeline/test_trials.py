@@ -1,5 +1,6 @@
 """Trials in this process: cached labels against a live source, resuming, what a result says."""
 
+import dataclasses
 import re
 from typing import ClassVar
 
@@ -11,10 +12,11 @@ from cluster.resources import Resources
 from pipeline.canonical import digest
 from pipeline.experiment import load_experiment
 from pipeline.graphs import make_graph
-from pipeline.labels import finish_cache
+from pipeline.labels import finish_segment
 from pipeline.results import read_result
 from pipeline.runners import run_plain
-from pipeline.shards import ShardJob, make_shard
+from pipeline.segments import segments_of
+from pipeline.shards import Part, ShardJob, make_shard
 from pipeline.stages import Stages
 from pipeline.trials import Process, gather_materials, make_feed, make_method, network_key, run_trial
 from sskt.answers import LiveOutputs
@@ -35,13 +37,18 @@ def prepared(file, *changes):
     stages = Stages(load_experiment(str(file), changes=changes), lambda line: None)
     plan = stages.pack()
     for name, specs in plan.caches_for(plan.trials).items():
+        parts = {
+            segment.prefix: Part(source=name, segment=segment)
+            for spec in specs.values()
+            for segment in segments_of(stages.storage, spec)
+        }
         job = ShardJob(
-            storage_uri=stages.storage.uri, specs=specs, source_name=name, source=plan.experiment.sources[name],
+            storage_uri=stages.storage.uri, parts=parts, sources=dict(plan.experiment.sources),
             recipe=plan.recipe, batch_size=64, threads=1, device="cpu", packed=plan.packed,
         )  # fmt: skip
-        for spec in specs.values():
-            shards = [make_shard(plan.sources[name], job, shard=s, names=(spec.name,)) for s in range(spec.shards)]
-            finish_cache(stages.storage, spec, [records[spec.name] for records in shards])
+        for prefix, part in parts.items():
+            shards = [make_shard(plan.sources, job, shard=s, prefixes=[prefix]) for s in range(part.segment.shards)]
+            finish_segment(stages.storage, part.segment, [records[prefix] for records in shards])
     for graph in plan.graphs_for(plan.trials).values():
         make_graph(stages.storage.uri, graph, threads=1)
     return plan, stages.storage
@@ -70,6 +77,33 @@ def test_the_first_step_from_the_cache_is_that_of_a_live_source(experiment_file,
         losses.append(method.step(batch)["loss"].item())
     assert plan.sources["wise"].passes == len(batch.ids) + plan.packed.pool * 3
     assert abs(losses[0] - losses[1]) < bound
+
+
+def test_training_from_an_exact_cache_is_training_live_step_by_step(experiment_file):
+    plan, storage = prepared(experiment_file, "cache.encoding=fp32")
+    planned = plan.trials[2]
+    materials, parameters = gather_materials(plan, storage, [planned]), []
+    losses: list[list[float]] = [[], []]
+    for live in (False, True):
+        feed = make_feed(planned, materials, CPU)
+        if live:
+            feed.outputs = {"wise": LiveOutputs(plan.sources["wise"], ("logits",))}
+        method = make_method(planned, materials, feed=feed, process=CPU)
+        method.train(mode=True)
+        losses[live] = [method.step(feed.batch(step))["loss"].item() for step in range(30)]
+        parameters.append(torch.cat([weight.flatten() for weight in method.export().parameters()]))
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    assert (parameters[0] - parameters[1]).abs().max() < 1e-5
+
+
+def test_pixels_that_the_sources_did_not_see_stop_a_training_before_its_first_step(experiment_file):
+    plan, storage = prepared(experiment_file)
+    planned = plan.trials[2]
+    materials = gather_materials(plan, storage, [planned])
+    assert len(materials.golden) >= 64
+    other = dataclasses.replace(materials, recipe=dataclasses.replace(materials.recipe, seed=99))
+    with pytest.raises(DamagedError, match=r"view \d+ of sample \d+ is not what the sources saw"):
+        run_trial(planned, other, CPU)
 
 
 def test_a_result_says_what_was_trained_and_how(experiment_file):

@@ -1,22 +1,22 @@
 import pytest
 import torch
 
-from sskt.answers import CachedOutputs, LiveOutputs
-from sskt.encodings import encode_output, get_encoding
+from sskt.answers import CachedOutputs, Column, LiveOutputs
+from sskt.encodings import get_encoding
 from sskt.sources import OUTPUTS
 from sskt.views import turned
 from tests.sskt.learning import POOL, RECIPE, VIEWS, image_set, source
 
 
-def payload(one, output: str, quarters: tuple[int, ...], encoding: str) -> torch.Tensor:
-    """What a cache of the pool holds, made sample by sample: uint8 [P, quarters * M, bytes]."""
-    images, rows = image_set().images, []
+def column(one, output: str, quarters: tuple[int, ...], encoding: str) -> Column:
+    """What a cache of the pool holds, made sample by sample: [P, quarters * M, bytes]."""
+    images, rows, stored = image_set().images, [], get_encoding(encoding, output)
     for sample in range(POOL):
         views = torch.tensor([int(turned(torch.tensor(v), q)) for q in quarters for v in range(VIEWS)])
         ids = torch.full_like(views, sample)
         values = one.outputs(RECIPE.apply_turned(images[ids], ids=ids, views=views), (output,))[output]
-        rows.append(encode_output(output, values, get_encoding(encoding)))
-    return torch.stack(rows)
+        rows.append(stored.encode(values))
+    return Column(torch.stack(rows), stored, values.shape[1])
 
 
 @pytest.mark.parametrize("output", OUTPUTS)
@@ -24,9 +24,8 @@ def payload(one, output: str, quarters: tuple[int, ...], encoding: str) -> torch
 @pytest.mark.parametrize("sideways", [False, True])
 def test_a_cache_says_what_the_source_says(output, encoding, bound, sideways):
     wise = source()
-    upright = {output: payload(wise, output, (0,), encoding)}
-    turned_rows = {output: payload(wise, output, (1, 2, 3), encoding)}
-    cached = CachedOutputs(upright, get_encoding(encoding), turned_rows)
+    upright = {output: column(wise, output, (0,), encoding)}
+    cached = CachedOutputs(upright, {output: column(wise, output, (1, 2, 3), encoding)})
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, POOL, (40,), generator=generator)
     views = torch.randint(0, VIEWS, (40,), generator=generator)

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from sskt.answers import CachedOutputs, LiveOutputs
+from sskt.answers import CachedOutputs, Column, LiveOutputs
 from sskt.datasets import UNLABELLED
-from sskt.encodings import encode_output, get_encoding
+from sskt.encodings import get_encoding
 from sskt.feeds import Extras, ImageSet, IndexStream, ResidentFeed, Share, labelled_ids
 from sskt.settings import ViewSettings
 from sskt.views import make_recipe, turned
@@ -88,8 +88,9 @@ def test_a_live_and_a_cached_source_fill_the_same_field_alike():
     views = torch.arange(VIEWS).repeat(36)
     logits = wise.outputs(RECIPE.apply(images.images[ids], ids=ids, views=views), ("logits",))["logits"]
     for encoding, tolerance in (("fp32", 1e-5), ("fp16", 1e-2)):
-        payload = encode_output("logits", logits, get_encoding(encoding)).view(36, VIEWS, -1)
-        cached = {"wise": CachedOutputs({"logits": payload}, get_encoding(encoding))}
+        stored = get_encoding(encoding, "logits")
+        column = Column(stored.encode(logits).view(36, VIEWS, -1), stored, logits.shape[1])
+        cached = {"wise": CachedOutputs({"logits": column})}
         live = {"wise": LiveOutputs(wise, ("logits",))}
         from_cache = feed(training(), pool=True, outputs=cached).batch(1).outputs["wise"]["logits"]
         from_source = feed(training(), pool=True, outputs=live).batch(1).outputs["wise"]["logits"]

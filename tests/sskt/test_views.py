@@ -6,53 +6,10 @@ from hypothesis import strategies as st
 
 from sskt.errors import InputError
 from sskt.settings import ViewSettings
-from sskt.views import Recipe, bounded, hash_counters, make_recipe, turn, turned, view_of_pass
+from sskt.views import bounded, hash_counters, make_recipe, turn, turned, view_of_pass
+from tests.sskt.slow_views import MASK, slow_hash, slow_view
 
-MASK = (1 << 64) - 1
-GOLDEN = 0x9E3779B97F4A7C15
 ALL_OPS = ({"pad_crop": 2}, "hflip", "rot90", {"cutout": 3})
-
-
-def slow_mix(bits: int) -> int:
-    bits = ((bits ^ (bits >> 30)) * 0xBF58476D1CE4E5B9) & MASK
-    bits = ((bits ^ (bits >> 27)) * 0x94D049BB133111EB) & MASK
-    return bits ^ (bits >> 31)
-
-
-def slow_hash(seed: int, *counters: int) -> int:
-    """The definition in Python's integers: no wrap-around to get wrong."""
-    bits = seed & MASK
-    for counter in counters:
-        bits = slow_mix(((bits + GOLDEN) & MASK) ^ ((counter * GOLDEN) & MASK))
-    return bits
-
-
-def slow_draw(recipe: Recipe, ids: int, view: int, operation: int, number: int, bound: int) -> int:
-    return ((slow_hash(recipe.seed, ids, view, operation, number) >> 33) * bound) >> 31
-
-
-def slow_view(recipe: Recipe, image: np.ndarray, sample: int, view: int) -> np.ndarray:
-    """Apply the operations one after the other, as a person would with NumPy. image: [C, S, S]."""
-    size = image.shape[-1]
-    for index, operation in enumerate(recipe.operations):
-
-        def draw(number: int, bound: int, index: int = index) -> int:
-            return slow_draw(recipe, sample, view, index, number, bound)
-
-        pixels = operation.pixels
-        if operation.name == "pad_crop":
-            top, left = draw(0, 2 * pixels + 1), draw(1, 2 * pixels + 1)
-            padded = np.pad(image, ((0, 0), (pixels, pixels), (pixels, pixels)))
-            image = padded[:, top : top + size, left : left + size]
-        elif operation.name == "hflip":
-            image = image[:, :, ::-1] if draw(0, 2) else image
-        elif operation.name == "rot90":
-            image = np.rot90(image, draw(0, 4), axes=(1, 2))
-        elif operation.name == "cutout":
-            top, left = draw(0, size) - pixels // 2, draw(1, size) - pixels // 2
-            image = image.copy()
-            image[:, max(top, 0) : max(top + pixels, 0), max(left, 0) : max(left + pixels, 0)] = 0
-    return image
 
 
 def random_images(count: int, *, channels: int = 3, size: int = 9) -> torch.Tensor:
@@ -127,13 +84,20 @@ def test_no_operations_show_the_images_themselves():
     assert torch.equal(recipe.apply(images, ids=torch.arange(3), views=torch.zeros(3, dtype=torch.int64)), images)
 
 
+def test_a_recipe_says_what_changes_its_pixels_as_it_always_has():
+    """Fingerprints of caches hold this: a change of form would make every cache anew."""
+    recipe = make_recipe(ViewSettings(ops=(*ALL_OPS, "rand_augment"), seed=3), image_size=9)
+    operations = [["pad_crop", 2], ["hflip", 0], ["rot90", 0], ["cutout", 3], ["rand_augment", 2, 9]]
+    assert recipe.identity() == {"version": 1, "operations": operations, "seed": 3}
+
+
 @pytest.mark.parametrize(
     ("ops", "says"),
     [
         (("padcrop",), "views.ops: operation 'padcrop' is unknown; did you mean 'pad_crop'?"),
         (("pad_crop",), "write `pad_crop: pixels`"),
-        (({"hflip": 1},), "write `hflip` alone"),
-        (({"cutout": 0},), "cutout is 0; it has to be at least 1 pixel"),
+        (({"hflip": 1},), "hflip takes no value; write `hflip`"),
+        (({"cutout": 0},), "cutout is 0; it has to be a whole number, at least 1"),
         (({"pad_crop": 9},), "pad_crop of 9 pixels on images of 9; it has to be below 9"),
         (({"pad_crop": 1, "cutout": 2},), "write each as an entry of its own"),
         (({},), "is unknown"),

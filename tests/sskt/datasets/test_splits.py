@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from sskt.datasets import DatasetSettings, Record
-from sskt.datasets.splits import assign_splits, content_digest, order_key
+from sskt.datasets import SPLITS, DatasetSettings, Record
+from sskt.datasets.splits import assign_splits, identify, order_key
 from sskt.errors import InputError
 
 
@@ -17,10 +17,11 @@ def records_of(*counts, split=None):
     return [record(f"{split}{label}/{index}", label, split) for label, n in enumerate(counts) for index in range(n)]
 
 
-def split_up(records, classes, **settings):
-    places = [order_key(content_digest(np.zeros((1, 1, 1), np.uint8), each.key), 0) for each in records]
+def split_up(records, classes, *, kept=None, **settings):
+    places = [order_key(identify(np.zeros((1, 1, 1), np.uint8), each.key).sample, 0) for each in records]
     names = [f"c{label}" for label in range(classes)]
-    return assign_splits(records, places, classes=names, settings=DatasetSettings(kind="digits", **settings)).tolist()
+    chosen = DatasetSettings(kind="digits", **settings)
+    return assign_splits(records, places, classes=names, settings=chosen, kept=kept).tolist()
 
 
 def counts(records, splits, label):
@@ -71,12 +72,17 @@ def test_a_class_has_to_keep_a_training_image():
 
 def test_the_key_distinguishes_equal_pictures_and_the_pixels_equal_keys():
     black, white = np.zeros((1, 2, 2), np.uint8), np.full((1, 2, 2), 255, np.uint8)
-    assert len({content_digest(black, "a"), content_digest(black, "b"), content_digest(white, "a")}) == 3
-    assert content_digest(black, "a") == content_digest(black.copy(), "a")
+    assert len({identify(black, "a").sample, identify(black, "b").sample, identify(white, "a").sample}) == 3
+    assert identify(black, "a") == identify(black.copy(), "a")
+
+
+def test_the_identity_of_a_picture_is_its_pixels_alone():
+    black, white = np.zeros((1, 2, 2), np.uint8), np.full((1, 2, 2), 255, np.uint8)
+    assert identify(black, "a").picture == identify(black, "b").picture != identify(white, "a").picture
 
 
 def test_the_seed_changes_the_order():
-    digests = [content_digest(np.zeros((1, 1, 1), np.uint8), str(index)) for index in range(50)]
+    digests = [identify(np.zeros((1, 1, 1), np.uint8), str(index)).sample for index in range(50)]
     orders = [sorted(digests, key=lambda digest: order_key(digest, seed)) for seed in (0, 1)]
     assert orders[0] != orders[1]
 
@@ -140,3 +146,48 @@ def test_splits_of_sets_do_not_depend_on_the_order_of_reading(permutation, sets)
     order = [*permutation, *range(40, 120)]
     splits = split_up(records, 4)
     assert split_up([records[row] for row in order], 4) == [splits[row] for row in order]
+
+
+def kept_of(splits):
+    return {row: SPLITS[split] for row, split in enumerate(splits)}
+
+
+@given(st.lists(st.integers(0, 6), min_size=2, max_size=2), st.randoms(use_true_random=False))
+def test_kept_splits_stay_and_the_new_ones_have_their_share(more, random):
+    old, new = records_of(10, 20), [record(f"new{label}/{i}", label) for label, n in enumerate(more) for i in range(n)]
+    before = [random.choice((0, 0, 1, 2)) for _ in old]
+    before[0] = before[10] = 0  # of either class something to train on
+    splits = split_up([*old, *new], 2, kept=kept_of(before))
+    assert splits[:30] == before
+    for label, count in enumerate(more):
+        held = counts(new, splits[30:], label)
+        had = counts(old, before, label)
+        for code, fraction in ((1, 0.1), (2, 0.2)):
+            share, lacking = np.ceil([fraction * count, fraction * (count + sum(had)) - 1e-9]) - [0, had[code]]
+            assert held[code] <= max(min(share, lacking), 0)
+        assert held[2] == max(min(np.ceil(0.2 * count), np.ceil(0.2 * (count + sum(had)) - 1e-9) - had[2]), 0)
+
+
+def test_images_that_come_singly_are_not_all_held_out():
+    records = records_of(10)
+    splits = split_up(records, 1)
+    for _ in range(90):
+        records.append(record(f"later/{len(records)}", 0))
+        splits = split_up(records, 1, kept=kept_of(splits))
+    assert [splits.count(code) for code in range(3)] == [70, 10, 20]
+
+
+def test_new_images_of_a_split_of_their_own_are_in_it_and_then_no_other_is_held_out():
+    old = records_of(10)
+    before = split_up(old, 1)
+    new = [*records_of(4, split="test"), *[record(f"later/{index}", 0) for index in range(10)]]
+    splits = split_up([*old, *new], 1, kept=kept_of(before))
+    assert splits[:10] == before
+    assert splits[10:14] == [2] * 4
+    assert sorted(splits[14:]) == [0] * 9 + [1]
+
+
+def test_everything_kept_changes_nothing_whatever_the_labels_are_now():
+    before = split_up(records_of(10, 10), 2)
+    relabelled = [record(index, 0 if index < 3 else 1) for index in range(20)]
+    assert split_up(relabelled, 2, kept=kept_of(before)) == before

@@ -1,0 +1,1 @@
+"""Measurements of what is claimed, each with both sides in one run."""
