@@ -76,11 +76,12 @@ class SSKD(SingleTarget):
     def needs(cls, options: SSKDOptions) -> Needs:
         """What the losses that have a weight read; without those of turned images, none of these."""
         read = {"logits": options.soft + options.turned, "embedding": options.similarity}
+        outputs = tuple(output for output, weight in read.items() if weight > 0)
         return Needs(
-            outputs=tuple(output for output, weight in read.items() if weight > 0),
+            outputs=outputs,
             turned=options.turned + options.similarity > 0,
             pool=learns_from_all(options.learn_from, options.soft, options.turned, options.similarity),
-            tempered=options.temperature != 1,
+            tempered="logits" in outputs and options.temperature != 1,
         )
 
     @classmethod

@@ -363,6 +363,7 @@ def undisturbed(plan, storage):
     return ensure_caches(plan, storage, wanted=logits_of(plan))["wise"].caches["logits"].content
 
 
+@pytest.mark.slow
 def test_two_processes_build_one_cache_once(experiment_file, tmp_path):
     with two_builders(experiment_file, tmp_path) as (plan, storage, segment, processes, open_gate):
         open_gate()

@@ -284,7 +284,8 @@ def test_truncated_logits_teach_at_temperature_1(experiment_file):
 
 def test_more_classes_kept_than_there_are_is_refused(experiment_file, capsys):
     assert refusal(experiment_file, capsys, "cache.encoding=top4") == (
-        "cache.encoding is 'top4' for 4 classes; it is for more than 4 of them, and for 32768 at most"
+        "methods: 'sskt wise, learn_from all': cache.encoding is 'top4' for 4 classes; "
+        "it is for more than 4 of them, and for 32768 at most"
     )
 
 

@@ -82,7 +82,7 @@ DAMAGES = {
     ),
     "another shard's record": (
         lambda storage, of: storage.write(record_key(of, 1), storage.read(record_key(of, 0))),
-        "shard 1: its record is that of shard 0",
+        "shard 1: its record is missing or damaged",
     ),
     "a record of other views": (
         lambda storage, of: sealed_again(storage, record_key(of, 1), lambda raw: raw["views"].reverse()),
