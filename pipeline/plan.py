@@ -194,6 +194,13 @@ def load_sources(experiment: Experiment) -> dict[str, Source]:
     return {name: load_source(name, settings) for name, settings in experiment.sources.items() if name in used}
 
 
+def try_sources(sources: Mapping[str, Source], packed: PackedDataset) -> None:
+    """Refuse a source that cannot see the images now, not in a worker."""
+    for name, source in sources.items():
+        with errors_in(f"sources.{name}: "):
+            source.network.try_on(packed.size, packed.channels)
+
+
 def make_plan(
     experiment: Experiment,
     packed: PackedDataset,
@@ -234,7 +241,8 @@ def _targets_taps(experiment: Experiment, packed: PackedDataset) -> dict[str, tu
         key = canonical(trial.target)
         if key not in taps and get_method(trial.method).builds_target:
             target = build_target(trial.target, classes=len(packed.classes), image=image)
-            taps[key] = target.tap_shapes(image.size, image.channels)
+            with errors_in("target: "):
+                taps[key] = target.tap_shapes(image.size, image.channels)
     return taps
 
 

@@ -19,7 +19,7 @@ from pipeline.graphs import ensure_graphs
 from pipeline.growth import packed_datasets
 from pipeline.pack import ALL_READERS, pack
 from pipeline.pilot import choose_encoding, known_encoding, make_pilots
-from pipeline.plan import Plan, PlannedTrial, load_sources, make_plan
+from pipeline.plan import Plan, PlannedTrial, load_sources, make_plan, try_sources
 from pipeline.progress import Progress
 from pipeline.results import Result, read_result
 from pipeline.runners import run_plain, run_train
@@ -80,6 +80,7 @@ class Stages:
             self.say(f"pack    not grown from {packed.not_grown}")
         for reason in packed.unreadable:
             self.say(f"pack    left out: {reason}")
+        try_sources(sources, packed)
         encodings = {
             name: choose_encoding(pilot, self.storage, say=self.say)
             for name, pilot in make_pilots(self.experiment, packed, sources).items()

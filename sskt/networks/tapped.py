@@ -79,14 +79,29 @@ class TappedNetwork(nn.Module):
 
     def tap_shapes(self, image_size: int, channels: int) -> tuple[MapShape, ...]:
         """Return the shape of each tap for images [B, channels, image_size, image_size]."""
-        # A copy runs, so that neither mode nor statistics change; on the host, whose random numbers are put back.
-        trial = copy.deepcopy(self).cpu().eval()
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            taps = trial(torch.zeros(1, channels, image_size, image_size, dtype=torch.uint8)).taps
+        taps = self.try_on(image_size, channels).taps
         for name, tap in zip(self.taps, taps, strict=True):
             if tap.ndim != 4:
                 raise InputError(f"tap {name!r} gives the shape {list(tap.shape)}; it has to be [B, C, H, W]")
         return tuple(MapShape(*tap.shape[1:]) for tap in taps)
+
+    def try_on(self, image_size: int, channels: int) -> Features:
+        """Run once on a black image; raise InputError where the network does not take images of that size."""
+        # A copy runs, so that neither mode nor statistics change; on the host, whose random numbers are put back.
+        trial = copy.deepcopy(self).cpu().eval()
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                features: Features = trial(torch.zeros(1, channels, image_size, image_size, dtype=torch.uint8))
+        except InputError:
+            raise
+        except (RuntimeError, ValueError, AssertionError) as error:  # what networks say to a shape they do not take
+            seen = self.preprocess.values.side(image_size)
+            reason = str(error).strip().partition("\n")[0]
+            raise InputError(
+                f"{type(self.network).__name__} does not take images of {seen} by {seen} pixels ({reason}); "
+                "say which in input.size"
+            ) from error
+        return features
 
     def freeze(self, parts: tuple[str, ...]) -> None:
         """Keep parts of the plain network, by dotted names and with all below them, from being changed by training."""

@@ -1,6 +1,7 @@
 import dataclasses
 
 import pytest
+import torch
 
 from pipeline.__main__ import main
 from pipeline.experiment import load_experiment
@@ -11,6 +12,7 @@ from sskt.errors import InputError
 from sskt.export import export_bytes
 from sskt.networks import ImageFormat, build_target
 from sskt.settings import TargetSettings
+from tests import fragile
 from tests.pipeline.test_trials import CPU, prepared, three_classes, with_methods
 
 TAUGHT = "method: sskt, sources: [wise], learn_from: all"
@@ -330,3 +332,18 @@ def test_what_was_chosen_for_the_logits_is_for_the_logits_alone(experiment_file)
     assert {name: spec.labels.encoding for name, spec in chosen.items()} == {
         "logits": "u8", "turned logits": "u8", "embedding": "fp16", "turned embedding": "fp16",
     }  # fmt: skip
+
+
+def test_a_network_that_does_not_take_such_images_is_refused(experiment_file, capsys):
+    said = refusal(experiment_file, capsys, "target={architecture: vit_b_16}")
+    assert said.startswith("target: VisionTransformer does not take images of 12 by 12 pixels (")
+    assert said.endswith("; say which in input.size")
+    assert "\n" not in said
+
+
+def test_a_source_that_does_not_take_such_images_is_refused(experiment_file, capsys, tmp_path):
+    torch.save(fragile.picky(classes=3).state_dict(), tmp_path / "picky.pt")
+    source = f"architecture: 'tests.fragile:picky', weights: {tmp_path}/picky.pt, classes: 3"
+    said = refusal(experiment_file, capsys, f"sources.wise={{{source}, input: {{mean: [0.5], std: [0.5]}}}}")
+    wanted = "sources.wise: Picky does not take images of 12 by 12 pixels (it wants 20 by 20); say which in input.size"
+    assert said == wanted
