@@ -50,7 +50,8 @@ def test_a_file_keeps_to_its_room(path):
     tree = parse(path)
     assert ast.get_docstring(tree), "a module says in one line what it is"
     assert not imported_roots(tree) & FORBIDDEN[path.relative_to(ROOT).parts[0]]
-    assert len(path.read_text().splitlines()) <= 300
+    is_method = path.parent.name == "methods" and path.name != "base.py"
+    assert len(path.read_text().splitlines()) <= (200 if is_method else 300)
     for function in functions(tree):
         length = (function.end_lineno or 0) - function.lineno + 1
         assert length <= 80, f"{function.name} has {length} lines"
