@@ -32,7 +32,7 @@ MEGABYTES = 96
 def spec_of(classes: int, encoding: str, rows: int) -> CacheSpec:
     """A cache of logits."""
     labels = Labels(
-        source={}, views={}, output="logits", turned=False, width=classes, encoding=encoding, numerics={"device": "cpu"}
+        source={}, views={}, output="logits", kind="", width=classes, encoding=encoding, numerics={"device": "cpu"}
     )
     return CacheSpec(labels=labels, blocks=(PoolBlock(stop=rows, fingerprint="x"),), view_count=VIEWS)
 

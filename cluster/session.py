@@ -14,12 +14,18 @@ _ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # results are ours; three loggers a trial cost more than small trials
 }
 
+_has_dashboard = False
+
 # Their warnings are about defaults that are meant: tokens are on, Tune keeps no files of its own.
 _TALKATIVE = ("ray._private.authentication", "ray.tune", "ray.data")
 
 
-def start_session() -> None:
-    """Join the cluster RAY_ADDRESS names, or start a local one; nothing if one is running. It ends with the process."""
+def start_session(*, dashboard: bool = False) -> None:
+    """Join the cluster RAY_ADDRESS names, or start a local one; nothing if one is running. It ends with the process.
+
+    dashboard: whether a local one has to have it; one that runs without is then started anew.
+    """
+    global _has_dashboard
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     for name in _TALKATIVE:
@@ -27,14 +33,28 @@ def start_session() -> None:
     import ray  # takes a second, and work that is found done never needs it
 
     if ray.is_initialized():
-        return
+        if not is_local() or _has_dashboard or not dashboard:
+            return
+        ray.shutdown()
     if not is_local():
         ray.init(logging_level=logging.WARNING)
         return
-    # No dashboard: nothing here stops a Ray Train run early, the one thing that needs it.
+    # Only a Ray Train run that is stopped early needs the dashboard: its resources are found there and given back.
+    _has_dashboard = dashboard
     ray.init(
-        "local", num_cpus=usable_cpus(), include_dashboard=False, logging_level=logging.WARNING, log_to_driver=False
+        "local", num_cpus=usable_cpus(), include_dashboard=dashboard, logging_level=logging.WARNING, log_to_driver=False
     )
+
+
+def withhold_credentials() -> None:
+    """Keep Ray Tune from handing those of AWS to its actors: they would stand in logs that anybody may read.
+
+    Actors have them without that: from their node's environment, its ~/.aws or its role, as all other workers.
+    """
+    from ray.tune.execution import class_cache  # only inside a session
+
+    handed_on = class_cache.ENV_VARS_TO_PROPAGATE
+    handed_on -= {name for name in handed_on if name.startswith("AWS_")}
 
 
 def is_local() -> bool:

@@ -5,20 +5,11 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
+from cluster.stored import StorageError, Stored, is_object
 
-class StorageError(Exception):
-    """The storage cannot be used as asked; the message names the address."""
-
-
-class Stored(NamedTuple):
-    """What is known of an object without reading it."""
-
-    key: str
-    bytes: int
-    written: float
-    """When, in seconds since 1970."""
+__all__ = ["FolderStorage", "Storage", "StorageError", "Stored", "open_storage"]
 
 
 class Storage(Protocol):
@@ -48,11 +39,15 @@ class Storage(Protocol):
 def open_storage(uri: str) -> Storage:
     """Open the storage at a folder's path or at `s3://bucket/prefix`."""
     scheme, separator, _ = uri.partition("://")
-    if not separator:
+    if not separator and not uri.startswith("s3:"):
         return FolderStorage(uri)
     if scheme == "file":
         return FolderStorage(uri.removeprefix("file://"))
-    raise StorageError(f"storage {uri!r}: the scheme {scheme!r} is unknown; use a folder's path")
+    if uri.startswith("s3:"):
+        from cluster.s3 import S3Storage  # takes a third of a second, and folders never need it
+
+        return S3Storage(uri)
+    raise StorageError(f"storage {uri!r}: the scheme {scheme!r} is unknown; use a folder's path or s3://bucket/prefix")
 
 
 class FolderStorage:
@@ -69,8 +64,10 @@ class FolderStorage:
         """Return the object, or None where there is none."""
         try:
             return self.path(key).read_bytes()
-        except FileNotFoundError:
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             return None
+        except OSError as error:
+            raise StorageError(f"storage {self.uri!r} cannot be read: {error}") from error
 
     def write(self, key: str, data: bytes) -> None:
         """Publish the object at once, replacing what was there."""
@@ -94,7 +91,7 @@ class FolderStorage:
     def keys(self, prefix: str) -> Iterator[str]:
         """All keys below `prefix/`, sorted; files still being written are not objects."""
         root = Path(self.uri)
-        found = (path for path in (root / prefix).rglob("*") if path.is_file() and not path.name.startswith("."))
+        found = (path for path in (root / prefix).rglob("*") if path.is_file() and is_object(path.name))
         yield from sorted(path.relative_to(root).as_posix() for path in found)
 
     def objects(self, prefix: str) -> Iterator[Stored]:

@@ -10,10 +10,13 @@ from cluster.storage import StorageError
 from pipeline.catalogue import catalogue
 from pipeline.demo import cost_lines, run_demo
 from pipeline.experiment import load_experiment
+from pipeline.forecast import forecast
+from pipeline.interrupts import insistent_interrupts
 from pipeline.plan import Plan, PlannedTrial
 from pipeline.progress import say
-from pipeline.report import make_report, to_markdown, write_report
+from pipeline.report import report_experiment
 from pipeline.stages import Stages
+from pipeline.tables import to_terminal, write_report
 from pipeline.upkeep import UPKEEP_VERBS, add_upkeep_arguments
 from sskt.errors import InputError, SsktError
 
@@ -75,12 +78,19 @@ def sweep_verb(arguments: argparse.Namespace) -> int:
 
     Packs and caches first if need be. Trials that have a result are found, not repeated; interrupted ones go on from
     their last checkpoint. As many run side by side as the resources allow. A trial that fails does not end the
-    sweep: the table shows it with its reason, the exit code is 1, and the same command tries it again.
+    sweep: the table shows it with its reason, the exit code is 1, and the same command tries it again. Grids, searches
+    and schedulers stand in the file (docs/sweeps.md). With --dry-run nothing is made: it prints the trials, what the
+    caches will hold, and how long all of it may take.
 
       python -m pipeline sweep experiments/demo.yaml
       python -m pipeline sweep mine.yaml --set seeds=[0,1,2,3,4]
+      python -m pipeline sweep mine.yaml --dry-run
     """
     stages = _stages(arguments)
+    if arguments.dry_run:
+        for line in forecast(stages.experiment, stages.storage):
+            say(line)
+        return 0
     plan = stages.pack()
     stages.cache(plan)
     outcome = stages.sweep(plan)
@@ -94,7 +104,8 @@ def report_verb(arguments: argparse.Namespace) -> int:
     Trains nothing. Writes the same numbers under `reports/` of the storage as Markdown, CSV and JSON. Scores are those
     on the test split after the last epoch, mean ± standard deviation over seeds: accuracy, or mean average precision
     where an image may have several labels. The change against `scratch` is paired by seed and comes with its 95 %
-    interval.
+    interval. Of a table of more than 60 rows the 30 best by validation are printed. The CSV has a line for each trial
+    that has ended, with those that failed, or that a search tried or stopped early.
 
       python -m pipeline report experiments/demo.yaml
     """
@@ -163,6 +174,8 @@ def make_parser() -> argparse.ArgumentParser:
             command.add_argument(
                 "--set", action="append", default=[], metavar="PATH=VALUE", help="change a field; as often as needed"
             )
+        if name == "sweep":
+            command.add_argument("--dry-run", action="store_true", help="only say what would be done")
         if name == "train":
             command.add_argument("--trial", type=int, metavar="N", help="number of the trial in the experiment, from 0")
             command.add_argument("--export", metavar="FILE", help="write the trained target there (.safetensors)")
@@ -188,7 +201,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run() -> None:
     """Entry point of the console command."""
-    sys.exit(main())
+    with insistent_interrupts():
+        code = main()
+    sys.exit(code)
 
 
 def _stages(arguments: argparse.Namespace) -> Stages:
@@ -196,6 +211,8 @@ def _stages(arguments: argparse.Namespace) -> Stages:
 
 
 def _choose(plan: Plan, number: int | None) -> PlannedTrial:
+    if plan.experiment.search:
+        raise InputError(f"{plan.experiment.name} is a search, whose trials are not known beforehand; run `sweep`")
     if number is None and len(plan.trials) == 1:
         return plan.trials[0]
     if number is None or not 0 <= number < len(plan.trials):
@@ -207,9 +224,11 @@ def _choose(plan: Plan, number: int | None) -> PlannedTrial:
 
 
 def _print_report(plan: Plan, stages: Stages) -> None:
-    report = make_report(plan, stages.storage)
+    report = report_experiment(plan, stages.storage)
     where = write_report(report, stages.storage, name=stages.experiment.name)
-    say(f"\n{to_markdown(report)}\n{cost_lines(report.cost)}\nreport  {stages.experiment.storage}/{where}")
+    where = f"{stages.experiment.storage}/{where}"
+    shown = to_terminal(report, whole=where.removesuffix("md") + "csv")
+    say(f"\n{shown}\n{cost_lines(report.cost)}\nreport  {where}")
 
 
 if __name__ == "__main__":

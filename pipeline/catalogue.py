@@ -21,7 +21,8 @@ def describe(name: str, method: type[Method]) -> str:
     """A line on the method, what it needs with its defaults, and a line for each option."""
     summary = (inspect.getdoc(method) or "").partition("\n")[0]
     needs = method.needs(method.Options())
-    lines = [f"{name}: {summary}", f"  needs {'; '.join(_needed(needs))}"]
+    mixable = ["  can learn from mixed images of the pool, training.mix"] if method.mixable else []
+    lines = [f"{name}: {summary}", f"  needs {'; '.join(_needed(needs))}", *mixable]
     lines += [_option(field.name, field.default, documents(method.Options)) for field in fields(method.Options)]
     return "\n".join(lines)
 

@@ -11,6 +11,15 @@ from cluster.storage import Storage
 KEPT = 2
 
 
+def newest_epochs(storage: Storage) -> dict[str, int]:
+    """Epochs that the newest state of each training has behind it, by run key, from one listing."""
+    newest: dict[str, int] = {}
+    for key in storage.keys("checkpoints"):
+        _, run_key, name = key.split("/")
+        newest[run_key] = max(newest.get(run_key, 0), int(name.rpartition("-")[2]))
+    return newest
+
+
 class Checkpoints:
     """The saved states of one training, newest last. Each is its SHA-256 followed by a torch file of plain values."""
 

@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pipeline.experiment import load_experiment
-from pipeline.report import Cost, make_report, to_markdown, write_report
+from pipeline.report import Cost, make_report
 from pipeline.stages import Stages
+from pipeline.tables import to_markdown, write_report
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 SOURCE_NAME = "mnist"

@@ -1,85 +1,26 @@
 """The experiment file: read, checked to the last field, and expanded into trials before anything starts."""
 
 import itertools
-import math
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cluster.resources import Resources
 from pipeline.canonical import plain
+from pipeline.entries import Entry, known_sources, read_entries, with_point
+from pipeline.search_rules import check_axes, check_length, check_scheduler
+from pipeline.settings import CacheSettings, ResourceSettings, SchedulerSettings, SearchSettings
+from pipeline.space import Axis, Point, corners, draw, grid_points
 from pipeline.strict_yaml import parse_yaml
 from pipeline.validation import validate
 from sskt.datasets import DatasetSettings
-from sskt.encodings import get_encoding
-from sskt.errors import InputError, unknown_name
-from sskt.fidelity import Budget
-from sskt.methods import get_method
+from sskt.errors import InputError
 from sskt.settings import SourceSettings, TargetSettings, TrainingSettings, ViewSettings
 
 T = TypeVar("T")
-
-GRID_SECTIONS = ("training", "target", "options")
-
-
-@dataclass(frozen=True, kw_only=True)
-class CacheSettings:
-    """How the sources' outputs are computed and stored."""
-
-    encoding: str = "fp16"
-    """`fp32`, `fp16`, `u8` (a byte a value), `topK` such as `top10` (logits only); `auto` measures and chooses."""
-    budget: Budget = field(default_factory=Budget)
-    """What `auto` may change."""
-    batch_size: int = 256
-    """Views a source sees at once; part of the cache's identity, for floating point depends on it."""
-
-    def __post_init__(self) -> None:
-        if self.encoding != "auto":
-            get_encoding(self.encoding, "logits")
-        if self.batch_size < 1:
-            raise InputError(f"cache.batch_size is {self.batch_size}; it has to be at least 1")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ResourceSettings:
-    """What one piece of work may use."""
-
-    cpus_per_trial: float = 1
-    gpus_per_trial: float = 0
-    """A fraction packs several trials on a device."""
-    workers: int = 1
-    """Processes that one training of `train` is spread over; each gets the CPUs and GPUs of a trial."""
-    cpus_per_source_worker: float = 1
-    gpus_per_source_worker: float = 0
-
-    def __post_init__(self) -> None:
-        if min(self.cpus_per_trial, self.cpus_per_source_worker) <= 0:
-            raise InputError("resources.cpus_per_trial and cpus_per_source_worker have to be above 0")
-        if min(self.gpus_per_trial, self.gpus_per_source_worker) < 0:
-            raise InputError("resources.gpus_per_trial and gpus_per_source_worker have to be at least 0")
-        if self.workers < 1:
-            raise InputError(f"resources.workers is {self.workers}; it has to be at least 1")
-        if self.workers > 1 and self.gpus_per_trial % 1:
-            raise InputError(
-                f"resources.gpus_per_trial is {self.gpus_per_trial} with {self.workers} workers; "
-                "several workers need whole GPUs, for NCCL allows one process a device"
-            )
-
-    @property
-    def trial(self) -> Resources:
-        """What a trial, or each of its workers, asks the cluster for."""
-        return Resources(self.cpus_per_trial, self.gpus_per_trial)
-
-    @property
-    def source_threads(self) -> int:
-        """Threads of a process that runs a source."""
-        return max(1, math.floor(self.cpus_per_source_worker))
-
-    @property
-    def source_worker(self) -> Resources:
-        """What a process that runs a source asks the cluster for."""
-        return Resources(self.cpus_per_source_worker, self.gpus_per_source_worker)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +35,10 @@ class Trial:
     seed: int
     label: str
     """What the report calls all trials that differ in their seed only."""
+    entry: int
+    """Number of its entry in `methods`."""
+    point: Point
+    """Its place on the axes; what it says is in the other fields too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,51 +53,115 @@ class Experiment:
     methods: tuple[dict[str, Any], ...]
     sources: dict[str, SourceSettings] = field(default_factory=dict)
     views: ViewSettings = field(default_factory=ViewSettings)
-    cache: CacheSettings = CacheSettings()
-    grid: dict[str, list[Any]] = field(default_factory=dict)
+    cache: CacheSettings = field(default_factory=CacheSettings)
+    grid: dict[str, Any] = field(default_factory=dict)
+    """Axes whose combinations are all trained, for every method they concern; docs/sweeps.md."""
     seeds: tuple[int, ...] = (0,)
-    resources: ResourceSettings = ResourceSettings()
+    search: SearchSettings | None = None
+    """Instead of a grid: the best point of each method is looked for, and only that one trained with all seeds."""
+    scheduler: SchedulerSettings = field(default_factory=SchedulerSettings)
+    resources: ResourceSettings = field(default_factory=ResourceSettings)
 
     def __post_init__(self) -> None:
         if not self.methods:
             raise InputError("methods is empty; name at least one, such as `- {method: scratch}`")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise InputError(f"seeds are {list(self.seeds)}; name at least one, each once")
+        if self.search and self.grid:
+            raise InputError("grid and search are both there; a search has its axes in search.axes, so leave out grid")
+        check_scheduler(self.search, self.scheduler, workers=self.resources.workers)
 
     def trials(self) -> list[Trial]:
-        """Every training of the experiment, in the order of the file: methods, then grid, then seeds."""
-        trials = [trial for number in range(len(self.methods)) for trial in self._trials_of(number)]
-        seen: set[tuple[str, int]] = set()
-        for trial in trials:
-            if (trial.label, trial.seed) in seen:
-                raise InputError(f"methods: two entries are called {trial.label!r}; give one a `label` of its own")
-            seen.add((trial.label, trial.seed))
-        return trials
+        """Every training, in the order of the file: methods, then grid, then seeds. Those of a search come from it."""
+        return [] if self.search else list(self._grid)
 
-    def _trials_of(self, number: int) -> Iterator[Trial]:
-        entry = dict(self.methods[number])
-        where = f"methods[{number}]"
-        name = entry.pop("method", None)
-        if not isinstance(name, str):
-            raise InputError(f"{where}.method is {name!r}; it has to be the name of a method")
-        method = get_method(name)
-        sources = self._known_sources(entry.pop("sources", []), where)
-        label = entry.pop("label", None) or _label(name, sources, entry)
-        for point in self._points(method.Options):
-            options = entry | {
-                path.split(".", 1)[1]: value for path, value in point.items() if path.startswith("options.")
-            }
-            base = Trial(
-                method=name,
-                options=validate(method.Options, options, where=where),
-                sources=sources,
-                target=_override(TargetSettings, self.target, point=point, section="target"),
-                training=_override(TrainingSettings, self.training, point=point, section="training"),
-                seed=0,
-                label=label + "".join(f", {path.rsplit('.', 1)[-1]} {value}" for path, value in point.items()),
-            )
-            self._check_shares(base.training)
-            yield from (replace(base, seed=seed) for seed in self.seeds)
+    @cached_property
+    def entries(self) -> tuple[Entry, ...]:
+        """What stands in `methods`."""
+        kind, common = ("search", self.search.axes) if self.search else ("grid", self.grid)
+        entries = read_entries(self.methods, kind=kind, common=common, sources=self.sources)
+        check_axes(entries, self.search, self.scheduler)
+        return entries
+
+    def axes_of(self, entry: int) -> tuple[Axis, ...]:
+        """The axes of the grid or of the search that concern an entry of `methods`."""
+        return self.entries[entry].axes
+
+    def at(self, entry: int, point: Point, *, seed: int) -> Trial:
+        """The trial of an entry of `methods` at a point of its axes, checked as if it stood in the file."""
+        one = self.entries[entry]
+        sources = known_sources(point.get("sources", one.sources), self.sources, where=one.where)
+        trial = Trial(
+            method=one.name,
+            options=_checked(one.method.Options, with_point(one.options, point, section="options"), where=one.where),
+            sources=tuple(sources),
+            target=_checked(TargetSettings, with_point(self._plain["target"], point, section="target"), where="target"),
+            training=_checked(
+                TrainingSettings, with_point(self._plain["training"], point, section="training"), where="training"
+            ),
+            seed=seed,
+            label=one.label_at(point),
+            entry=entry,
+            point=point,
+        )
+        self._check_shares(trial.training)
+        self._check_views(trial.training)
+        return trial
+
+    def possible_trials(self) -> list[Trial]:
+        """All trials; of a search every entry at every corner of its axes, and what is drawn, with the first seed."""
+        return list(self._corners) if self.search else self.trials()
+
+    @cached_property
+    def _grid(self) -> tuple[Trial, ...]:
+        bases = self._at_points()
+        _check_labels([base.label for base in bases])
+        return tuple(replace(base, seed=seed) for base in bases for seed in self.seeds)
+
+    @cached_property
+    def _corners(self) -> tuple[Trial, ...]:
+        _check_labels([entry.label_at({}) for entry in self.entries])
+        trials = self._at_points()
+        for epochs in {trial.training.epochs for trial in trials}:
+            check_length(self.scheduler, epochs=epochs)
+        for number in range(len(self.methods)):
+            self._check_graphs(number)
+        return tuple(trials)
+
+    def _at_points(self) -> list[Trial]:
+        """Of every entry at each of its points, with the first seed."""
+        numbers = range(len(self.methods))
+        return [self.at(number, point, seed=self.seeds[0]) for number in numbers for point in self._points(number)]
+
+    def _points(self, number: int) -> Iterator[Point]:
+        """Of a grid those that are trained; of a search the corners, and what is known to be drawn."""
+        axes = self.axes_of(number)
+        if self.search is None or self.search.by == "grid":
+            return grid_points(axes)
+        drawn = range(self.search.trials or 0) if self.search.by == "random" else ()
+        return itertools.chain(corners(axes), (draw(axes, number=at, seed=self.search.seed) for at in drawn))
+
+    def _check_graphs(self, number: int) -> None:
+        """Graphs are made before a search begins: what is not known by then may not ask for another one."""
+        entry = self.entries[number]
+        by_optuna = self.search is not None and self.search.by == "optuna"
+        for axis in [axis for axis in entry.axes if by_optuna and axis.low is not None]:
+            point = next((one for one in self._points(number) if axis.path in one), {})
+            trials = [self.at(number, point | {axis.path: end}, seed=0) for end in axis.ends]
+            if len({entry.method.needs(trial.options).graph for trial in trials}) > 1:
+                raise InputError(
+                    f"{entry.where}: axis {axis.path!r} is a range, each of whose numbers of neighbours needs a graph "
+                    "of its own; it has to be a list of values, or the search by 'random'"
+                )
+
+    @cached_property
+    def _plain(self) -> dict[str, Any]:
+        return {"target": plain(self.target), "training": plain(self.training)}
+
+    def _check_views(self, training: TrainingSettings) -> None:
+        used, there = training.views or 1, self.views.count
+        if used > there:
+            raise InputError(f"training.views is {used}; it has to be at most views.count, {there}")
 
     def _check_shares(self, training: TrainingSettings) -> None:
         """Every worker gets the same number of rows of a batch, so that the mean of their gradients is the batch's."""
@@ -160,26 +169,6 @@ class Experiment:
             size, workers = getattr(training, name), self.resources.workers
             if size is not None and size % workers:
                 raise InputError(f"training.{name} is {size}, resources.workers {workers}; it has to divide evenly")
-
-    def _known_sources(self, names: Any, where: str) -> tuple[str, ...]:
-        if not isinstance(names, list) or len(set(names)) < len(names):
-            raise InputError(f"{where}.sources is {names!r}; it has to be a list of sources, each named once")
-        for name in names:
-            if name not in self.sources:
-                raise unknown_name(f"{where}.sources: source", str(name), self.sources)
-        return tuple(names)
-
-    def _points(self, options: type) -> Iterator[dict[str, Any]]:
-        """All combinations of the grid's axes; an `options.x` axis concerns the methods that have an x."""
-        for path, values in self.grid.items():
-            if path.split(".")[0] not in GRID_SECTIONS or "." not in path:
-                raise InputError(f"grid: axis {path!r} is unknown; an axis starts with {', '.join(GRID_SECTIONS)}")
-            if not values:
-                raise InputError(f"grid: axis {path!r} has no values")
-        fields = getattr(options, "__dataclass_fields__", {})
-        axes = [path for path in self.grid if not path.startswith("options.") or path.split(".")[1] in fields]
-        for values in itertools.product(*(self.grid[path] for path in axes)):
-            yield dict(zip(axes, values, strict=True))
 
 
 def load_experiment(path: str, *, changes: Sequence[str] = ()) -> Experiment:
@@ -194,7 +183,7 @@ def load_experiment(path: str, *, changes: Sequence[str] = ()) -> Experiment:
         for change in changes:
             _apply(raw, change)
         experiment = validate(Experiment, raw)
-        experiment.trials()
+        experiment.possible_trials()
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     return experiment
@@ -215,19 +204,17 @@ def _apply(raw: dict[str, Any], change: str) -> None:
     place[last] = parse_yaml(f"value: {text}")["value"]
 
 
-def _override(kind: type[T], settings: T, *, point: Mapping[str, Any], section: str) -> T:
-    """The settings with the values of a grid point, checked as if they had been written in the file."""
-    raw = plain(settings)
-    for path, value in point.items():
-        head, *rest = path.split(".")
-        if head == section:
-            place = raw
-            for name in rest[:-1]:
-                place = place.setdefault(name, {})
-            place[rest[-1]] = value
-    return validate(kind, raw, where=section)
+def _checked(kind: type[T], raw: Any, *, where: str) -> T:
+    return _built(kind, json.dumps(raw), where)
 
 
-def _label(method: str, sources: Sequence[str], options: Mapping[str, Any]) -> str:
-    inside = "+".join(sources)
-    return method + (f" {inside}" if inside else "") + "".join(f", {name} {value}" for name, value in options.items())
+@lru_cache(maxsize=10_000)
+def _built(kind: type[T], raw: str, where: str) -> T:
+    """Points share most of their settings: each is checked, and held, once."""
+    return validate(kind, json.loads(raw), where=where)
+
+
+def _check_labels(labels: Sequence[str]) -> None:
+    for label, count in Counter(labels).items():
+        if count > 1:
+            raise InputError(f"methods: two entries are called {label!r}; give one a `label` of its own")

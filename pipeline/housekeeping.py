@@ -137,13 +137,13 @@ def find_waste(storage: Storage, plans: Sequence[Plan]) -> list[Pile]:
         for name, objects in graphs.items()
         if name not in needed
     ]
-    return piles + _never_needed(storage)
+    return piles + _never_needed(storage, now=now)
 
 
 def _needed(storage: Storage, plans: Sequence[Plan]) -> set[str]:
     """Names of the segments and graphs that some trial reads, or will once they are made."""
-    specs = [spec for plan in plans for of in plan.caches_for(plan.trials).values() for spec in of.values()]
-    graphs = [graph for plan in plans for graph in plan.graphs_for(plan.trials).values()]
+    specs = [spec for plan in plans for of in plan.caches_for().values() for spec in of.values()]
+    graphs = [graph for plan in plans for graph in plan.graphs_for().values()]
     segments = {segment.prefix for spec in specs for segment in segments_of(storage, spec)}
     return segments | {graph.key.rpartition(".")[0] for graph in graphs}
 
@@ -155,11 +155,13 @@ def _busy(objects: Sequence[Stored], *, whole: str, now: float) -> bool:
     return bool(young) if unfinished else any(key.endswith(".claim") for key in young)
 
 
-def _never_needed(storage: Storage) -> list[Pile]:
-    """Damaged objects that were put aside, and checkpoints of trainings that have a result."""
+def _never_needed(storage: Storage, *, now: float) -> list[Pile]:
+    """Damaged objects that were put aside, checkpoints of trainings that have a result, claims that nobody renews."""
     aside = list(storage.objects("quarantine"))
+    dead = [found for found in storage.objects("claims") if now - found.written >= BUSY_SECONDS]
     finished = {key.removeprefix("results/").removesuffix(".json") for key in storage.keys("results")}
     piles = [Pile(name="quarantine", objects=aside, busy=False)] if aside else []
+    piles += [Pile(name="claims", objects=dead, busy=False)] if dead else []
     for name, objects in by_folder(storage.objects("checkpoints")).items():
         if name.removeprefix("checkpoints/") in finished:
             piles.append(Pile(name=name, objects=objects, busy=False))

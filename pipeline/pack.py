@@ -34,7 +34,7 @@ ALL_READERS: dict[str, Callable[[DatasetSettings], RawDataset]] = {**READERS, "p
 
 ROW_GROUP = 1024
 PART_ROWS = 8192
-_PART_BYTES = 1 << 28  # a part is in memory as a whole
+_PART_BYTES = 1 << 24  # a part is read as a whole, also by those who want a few of its rows
 
 
 @dataclass(frozen=True)
@@ -175,9 +175,8 @@ def _write_parts(
 
 
 def part_rows(image_bytes: int) -> int:
-    """Rows of a part: whole row groups, bounded in number and in bytes."""
-    groups = _PART_BYTES // (image_bytes * ROW_GROUP)
-    return ROW_GROUP * min(max(groups, 1), PART_ROWS // ROW_GROUP)
+    """Rows of a part: bounded in number and in bytes."""
+    return min(max(_PART_BYTES // image_bytes, 1), PART_ROWS)
 
 
 def _part_bytes(arranged: _Arranged, rows: slice, images: NDArray[np.uint8]) -> bytes:

@@ -83,6 +83,11 @@ class PackedDataset:
         """Key below which it is stored."""
         return prefix(self.pack_id)
 
+    @property
+    def edges(self) -> tuple[int, ...]:
+        """Where the blocks of the pool begin, and where the last one ends."""
+        return (0, *(block.stop for block in self.blocks))
+
 
 @dataclass(frozen=True)
 class PackedArrays:

@@ -75,7 +75,7 @@ def make_pilots(experiment: Experiment, packed: PackedDataset, sources: Mapping[
     """One for each cached source of whose logits something is asked, where their encoding is left open."""
     if experiment.cache.encoding != "auto":
         return {}
-    needs = [(trial.sources, get_method(trial.method).needs(trial.options)) for trial in experiment.trials()]
+    needs = [(trial.sources, get_method(trial.method).needs(trial.options)) for trial in experiment.possible_trials()]
     pilots = {}
     for name, source in sources.items():
         asked = [need for names, need in needs if name in names and "logits" in need.outputs]

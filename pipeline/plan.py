@@ -1,6 +1,7 @@
 """What an experiment amounts to: its packed data, its sources, its caches, its trials, each with an id."""
 
 import copy
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,11 +9,11 @@ from typing import Any
 
 import torch
 
-from pipeline.canonical import canonical, digest, plain
+from pipeline.canonical import canonical, digest
 from pipeline.experiment import Experiment, Trial
 from pipeline.graphs import GraphSpec
 from pipeline.packed import PackedDataset, image_format
-from pipeline.specs import CacheSpec, Labels, cache_name
+from pipeline.specs import CacheSpec, Labels, caches_of
 from sskt.encodings import stored_as
 from sskt.errors import InputError
 from sskt.maps import MapShape
@@ -20,12 +21,15 @@ from sskt.methods import Facts, Needs, SourceFacts, check_trial, get_method
 from sskt.networks import build_target
 from sskt.networks.architecture import errors_in
 from sskt.sources import Source, load_source
-from sskt.views import Recipe, make_recipe
+from sskt.views import KINDS, Recipe, make_recipe
 
 SourceCaches = dict[str, CacheSpec]
 """The caches of one source, by name."""
 
 MAP_OUTPUTS = {"attention", "features"}
+
+ONLY_NAMES = {"label", "entry", "point"}
+"""Fields of a trial that say where it stands in its file; its outcome does not depend on them."""
 
 SEMANTICS = 1
 """Part of every run key; raised when the same settings begin to mean another training."""
@@ -61,34 +65,42 @@ class Plan:
     @cached_property
     def trials(self) -> list[PlannedTrial]:
         """All trials, checked against what is known of data and sources."""
-        return [self._planned(trial) for trial in self.experiment.trials()]
+        return [self.plan(trial) for trial in self.experiment.trials()]
 
-    def caches_for(self, trials: Sequence[PlannedTrial]) -> dict[str, SourceCaches]:
-        """The caches that some trials depend on: the union of what their methods need, by source."""
+    @cached_property
+    def possible(self) -> list[PlannedTrial]:
+        """All trials; of a search those at the corners of its space, which need whatever any of its trials needs."""
+        searched = self.experiment.search is not None
+        return [self.plan(trial) for trial in self.experiment.possible_trials()] if searched else self.trials
+
+    def caches_for(self, trials: Sequence[PlannedTrial] | None = None) -> dict[str, SourceCaches]:
+        """The caches that some trials (None: all possible ones) depend on: what their methods need, by source."""
         wanted: dict[str, SourceCaches] = {}
-        for planned in trials:
+        for planned in self.possible if trials is None else trials:
             for name in self.cached(planned):
-                for cache in caches_of(planned.needs):
+                for cache in caches_of(planned.needs, planned.trial.training):
                     wanted.setdefault(name, {})[cache] = self.caches[name][cache]
         return wanted
 
-    def graphs_for(self, trials: Sequence[PlannedTrial]) -> dict[str, GraphSpec]:
-        """The graphs that some trials read, by what they are called."""
+    def graphs_for(self, trials: Sequence[PlannedTrial] | None = None) -> dict[str, GraphSpec]:
+        """The graphs that some trials (None: all possible ones) read, by what they are called."""
         return {
             graph_name(name, planned.needs.graph): self._graph(name, planned.needs.graph)
-            for planned in trials
+            for planned in (self.possible if trials is None else trials)
             for name in planned.trial.sources
             if planned.needs.graph
         }
 
     def cached(self, planned: PlannedTrial) -> list[str]:
         """The sources that a trial reads from caches."""
-        return [name for name in planned.trial.sources if caches_of(planned.needs) and name in self.caches]
+        reads = caches_of(planned.needs, planned.trial.training)
+        return [name for name in planned.trial.sources if reads and name in self.caches]
 
     def _graph(self, name: str, neighbours: int) -> GraphSpec:
         return GraphSpec(embedding=self.caches[name]["embedding"], neighbours=neighbours)
 
-    def _planned(self, trial: Trial) -> PlannedTrial:
+    def plan(self, trial: Trial) -> PlannedTrial:
+        """Check a trial against what is known of data and sources, and name it."""
         self._check_labels(trial)
         method = get_method(trial.method)
         facts, needs = self._facts(trial), method.needs(trial.options)
@@ -100,14 +112,25 @@ class Plan:
         except InputError as error:
             raise InputError(f"methods: {trial.label!r}: {error}") from error
         spec = {
-            "trial": {name: value for name, value in vars(trial).items() if name != "label"},  # only a name
+            "trial": {name: self._once(value) for name, value in vars(trial).items() if name not in ONLY_NAMES},
             "semantics": SEMANTICS,
             "torch": torch_version(),
             "dataset": self.packed.fingerprint,
-            "views": self.recipe.identity() | {"count": self.experiment.views.count},
-            "sources": [self._source_id(name, needs) for name in trial.sources],
+            "views": self._once(self.recipe.identity() | {"count": self.experiment.views.count}),
+            "sources": self._once([self._source_id(name, caches_of(needs, trial.training)) for name in trial.sources]),
         }
-        return PlannedTrial(trial=trial, run_key=digest(spec), spec=plain(spec), needs=needs, facts=facts)
+        return PlannedTrial(trial=trial, run_key=digest(spec), spec=spec, needs=needs, facts=facts)
+
+    @cached_property
+    def _plain(self) -> dict[str, Any]:
+        return {}
+
+    def _once(self, value: Any) -> Any:
+        """The plain form of a value, one object for all that are equal: of thousands of trials most parts are."""
+        spelled = canonical(value)
+        if spelled not in self._plain:
+            self._plain[spelled] = json.loads(spelled)
+        return self._plain[spelled]
 
     def _facts(self, trial: Trial) -> Facts:
         training, workers = trial.training, self.experiment.resources.workers
@@ -124,7 +147,7 @@ class Plan:
             rows=training.batch_size // workers,
             pool_rows=(training.pool_batch_size or training.batch_size) // workers,
             pool_size=self.packed.pool,
-            views=self.experiment.views.count,
+            views=training.views or self.experiment.views.count,
             workers=workers,
             multi_label=self.packed.multi_label,
         )
@@ -140,7 +163,7 @@ class Plan:
     def _check_encodings(self, trial: Trial, needs: Needs) -> None:
         """What is read has to be of a width that its encoding takes, and whole where a temperature divides it."""
         for name in trial.sources:
-            for cache in caches_of(needs) if name in self.caches else ():
+            for cache in caches_of(needs, trial.training) if name in self.caches else ():
                 labels = self.caches[name][cache].labels
                 labels.encoder.check(labels.width)
                 if needs.tempered and labels.output == "logits" and not labels.encoder.dense:
@@ -163,19 +186,12 @@ class Plan:
                     f"training.labels_per_class is {wanted}, but class {name!r} has {there} labelled training images"
                 )
 
-    def _source_id(self, name: str, needs: Needs) -> Any:
-        if not caches_of(needs):  # only its weights count
+    def _source_id(self, name: str, caches: Sequence[str]) -> Any:
+        if not caches:  # only its weights count
             return [name, self.sources[name].identity()]
         if name not in self.caches:
             return [name, "live", self.sources[name].identity()]
-        return [name, *(self.caches[name][cache].id for cache in caches_of(needs))]
-
-
-def caches_of(needs: Needs) -> tuple[str, ...]:
-    """The caches of each source that a method depends on, by name; a graph comes from the embedding."""
-    turned = [cache_name(output, turned=True) for output in needs.outputs if needs.turned]
-    graphs = ["embedding"] if needs.graph and "embedding" not in needs.outputs else []
-    return (*needs.outputs, *turned, *graphs)
+        return [name, *(self.caches[name][cache].id for cache in caches)]
 
 
 def graph_name(source: str, neighbours: int) -> str:
@@ -190,7 +206,7 @@ def torch_version() -> str:
 
 def load_sources(experiment: Experiment) -> dict[str, Source]:
     """Load the sources that trials name. It needs no data: a wrong one is found before hours of packing."""
-    used = {name for trial in experiment.trials() for name in trial.sources}
+    used = {name for trial in experiment.possible_trials() for name in trial.sources}
     return {name: load_source(name, settings) for name, settings in experiment.sources.items() if name in used}
 
 
@@ -216,7 +232,7 @@ def make_plan(
         if not images:
             raise InputError(f"dataset.{split} leaves no image to measure on; it has to be above 0")
     recipe = make_recipe(experiment.views, image_size=packed.size)
-    needs = [(trial.sources, get_method(trial.method).needs(trial.options)) for trial in experiment.trials()]
+    needs = [(trial.sources, get_method(trial.method).needs(trial.options)) for trial in experiment.possible_trials()]
     asked = {name for names, need in needs for name in names if MAP_OUTPUTS & set(need.outputs)}
     maps = {name: source.map_shapes(image_format(packed)) for name, source in sources.items() if name in asked}
     caches = {
@@ -230,14 +246,14 @@ def make_plan(
     plan = Plan(
         experiment=experiment, packed=packed, recipe=recipe, sources=sources, caches=caches, maps=maps, taps=taps
     )
-    _ = plan.trials  # refuses impossible combinations now, before anything runs
+    _ = plan.possible  # refuses impossible combinations now, before anything runs
     return plan
 
 
 def _targets_taps(experiment: Experiment, packed: PackedDataset) -> dict[str, tuple[MapShape, ...]]:
     """Build every target once: one that cannot be built is refused now, not in a worker."""
     image, taps = image_format(packed), {}
-    for trial in experiment.trials():
+    for trial in experiment.possible_trials():
         key = canonical(trial.target)
         if key not in taps and get_method(trial.method).builds_target:
             target = build_target(trial.target, classes=len(packed.classes), image=image)
@@ -257,12 +273,12 @@ def _cache_specs(
 ) -> SourceCaches:
     caches = {}
     for output, width in source.widths(maps).items():
-        for turned in (False, True) if width else ():  # without maps there is nothing to store of them
+        for kind in KINDS if width else ():  # without maps there is nothing to store of them
             labels = Labels(
                 source=source.identity(),
                 views=recipe.identity(),
                 output=output,
-                turned=turned,
+                kind=kind,
                 width=width,
                 encoding=stored_as((encoding if output == "logits" else None) or experiment.cache.encoding, output),
                 numerics=_numerics(experiment),

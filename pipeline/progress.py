@@ -42,11 +42,11 @@ class Progress:
         self.advance(done - self.done)
 
     def line(self, seconds: float) -> str:
-        """One line on how far the work is after so many seconds."""
+        """One line on how far the work is after so many seconds; before anything is done no time is foretold."""
         rate = self.done / seconds
-        left = (self.total - self.done) / rate if rate else float("inf")
+        left = f"{rate:.3g}/s, {(self.total - self.done) / rate:.0f} s left" if self.done else f"after {seconds:.0f} s"
         note = f", {self.note}" if self.note else ""
-        return f"{self.what}: {self.done} of {self.total} {self.unit}, {rate:.3g}/s, {left:.0f} s left{note}"
+        return f"{self.what}: {self.done} of {self.total} {self.unit}, {left}{note}"
 
     def close(self) -> None:
         """Take the bar away."""

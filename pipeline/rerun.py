@@ -21,8 +21,9 @@ from torch.nn import functional as F
 
 from pipeline.specs import Labels
 from sskt.encodings import U8_RANGE, Fp16, Fp32
+from sskt.gallery import Gallery
 from sskt.sources import Source
-from sskt.views import Recipe, hash_counters
+from sskt.views import hash_counters
 
 SAMPLES = 16
 """Samples of a segment that are run at least."""
@@ -53,25 +54,15 @@ def choose(ids: range, fraction: float) -> Tensor:
 
 
 def run_again(
-    source: Source,
-    recipe: Recipe,
-    images: Tensor,
-    stored: Tensor,
-    *,
-    ids: Tensor,
-    view_ids: Sequence[int],
-    labels: Labels,
+    source: Source, gallery: Gallery, stored: Tensor, *, ids: Tensor, view_ids: Sequence[int], labels: Labels
 ) -> Rerun:
-    """Compare. images: uint8 [n, C, S, S], those of the samples ids; stored: uint8 [n, views, bytes] of view_ids."""
+    """Compare. stored: uint8 [n, views, bytes], what is said of the views view_ids of the samples ids."""
     batch = labels.numerics["batch_size"]
     rows = torch.arange(len(ids)).repeat_interleave(len(view_ids))
     views = torch.tensor(view_ids).repeat(len(ids))
 
     def say(order: Tensor, size: int) -> Tensor:
-        parts = [
-            _said(source, recipe, images[rows[at]], ids=ids[rows[at]], views=views[at], labels=labels)
-            for at in order.split(size)
-        ]
+        parts = [_said(source, gallery, ids=ids[rows[at]], views=views[at], labels=labels) for at in order.split(size)]
         return torch.cat(parts)[order.argsort()]
 
     order = torch.arange(len(rows))
@@ -103,10 +94,9 @@ def compared(values: Tensor, labels: Labels) -> Tensor:
     return (values - values.amax(dim=1, keepdim=True)).clamp(min=-U8_RANGE)
 
 
-def _said(source: Source, recipe: Recipe, images: Tensor, *, ids: Tensor, views: Tensor, labels: Labels) -> Tensor:
+def _said(source: Source, gallery: Gallery, *, ids: Tensor, views: Tensor, labels: Labels) -> Tensor:
     """Run one batch of views: float32 [B, W]."""
-    show = recipe.apply_turned if labels.turned else recipe.apply
-    seen = show(images, ids=ids, views=views).to(labels.numerics["device"])
+    seen = gallery.show(ids, views=views, kind=labels.kind).to(labels.numerics["device"])
     return source.outputs(seen, (labels.output,))[labels.output].cpu()
 
 

@@ -74,13 +74,13 @@ def open_cache(storage: Storage, spec: CacheSpec) -> WholeCache | None:
 
 
 def read_cache(storage: Storage, cache: WholeCache) -> np.ndarray:
-    """Read and verify every shard. Returns uint8 [rows, quarters * M, bytes], of each quarter its M views."""
+    """Read and verify every shard. Returns uint8 [rows, numbers * M, bytes], of each number its M views."""
     spec = cache.spec
-    quarters, size = len(spec.labels.quarters), spec.labels.view_bytes
-    rows = np.empty((spec.rows, quarters, spec.view_count, size), np.uint8)
+    numbers, size = len(spec.labels.numbers), spec.labels.view_bytes
+    rows = np.empty((spec.rows, numbers, spec.view_count, size), np.uint8)
     for segment, manifest in cache.parts:
         stop = min(segment.stop_view, spec.view_count)
-        stored = read_segment(storage, segment, manifest).reshape(segment.rows, quarters, -1, size)
+        stored = read_segment(storage, segment, manifest).reshape(segment.rows, numbers, -1, size)
         rows[segment.first : segment.stop, :, segment.first_view : stop] = stored[:, :, : stop - segment.first_view]
     return rows.reshape(spec.rows, -1, size)
 

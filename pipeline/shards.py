@@ -18,6 +18,7 @@ from pipeline.packed import PackedDataset, read_images
 from pipeline.specs import Segment
 from sskt.encodings import get_encoding
 from sskt.errors import SsktError
+from sskt.gallery import Gallery
 from sskt.golden import golden_samples, pixel_hashes
 from sskt.settings import SourceSettings
 from sskt.sources import Source, load_source
@@ -80,8 +81,8 @@ def make_shard(
     What others have made meanwhile or are making now is left to them: the records are of what was made here.
     """
     storage, records = open_storage(job.storage_uri), {}
-    ids = job.parts[prefixes[0]].segment.id_range(shard)
-    images = cache(lambda: torch.from_numpy(read_images(job.packed, storage, ids)))
+    shown = [job.parts[prefix].segment.shown_range(shard) for prefix in prefixes]
+    gallery = cache(lambda: _gallery(job, storage, shown))
     for (source, _), alike in _alike(job, prefixes).items():
         wanted = {claim_key(segment, shard): segment for segment in alike}
         with claimed(storage, wanted) as claims:
@@ -90,12 +91,19 @@ def make_shard(
             mine = [(claim, segment) for claim, segment in free if read_record(storage, segment, shard) is None]
             if not mine:
                 continue
-            pictures = images()
+            images = gallery()
             try:
-                records |= _make_alike(sources[source], job, pictures, storage, shard=shard, mine=mine)
+                records |= _make_alike(sources[source], job, images, storage, shard=shard, mine=mine)
             except Exception as error:
                 raise SsktError(f"source {source!r}, shard {shard}: {type(error).__name__}: {error}") from error
     return records
+
+
+def _gallery(job: ShardJob, storage: Storage, shown: list[range]) -> Gallery:
+    """The samples of all of some ranges that overlap."""
+    ids = range(min(some.start for some in shown), max(some.stop for some in shown))
+    images = torch.from_numpy(read_images(job.packed, storage, ids))
+    return Gallery(job.recipe, images, job.packed.edges, first=ids.start)
 
 
 def _alike(job: ShardJob, prefixes: Sequence[str]) -> dict[tuple[str, tuple[int, ...]], list[Segment]]:
@@ -108,14 +116,14 @@ def _alike(job: ShardJob, prefixes: Sequence[str]) -> dict[tuple[str, tuple[int,
 
 
 def _make_alike(
-    source: Source, job: ShardJob, images: Tensor, storage: Storage, *, shard: int, mine: list[tuple[Claim, Segment]]
+    source: Source, job: ShardJob, gallery: Gallery, storage: Storage, *, shard: int, mine: list[tuple[Claim, Segment]]
 ) -> dict[str, ShardRecord]:
     """Make the parts of segments that hold the same views, and publish those whose claims are still ours."""
     before, began, records = source.passes, time.perf_counter(), {}
     segments = [segment for _, segment in mine]
-    payloads = label_shard(source, images, job=job, shard=shard, segments=segments)
+    payloads = label_shard(source, gallery, job=job, shard=shard, segments=segments)
     seconds, passes = time.perf_counter() - began, source.passes - before
-    golden = _golden(job.recipe, images, segment=segments[0], shard=shard)
+    golden = _golden(gallery, segment=segments[0], shard=shard)
     for (claim, segment), payload in zip(mine, payloads, strict=True):
         if claim.held():
             made = Made(payload=payload, golden=golden, passes=passes, seconds=seconds)
@@ -125,27 +133,26 @@ def _make_alike(
 
 
 def label_shard(
-    source: Source, images: Tensor, *, job: ShardJob, shard: int, segments: list[Segment]
+    source: Source, gallery: Gallery, *, job: ShardJob, shard: int, segments: list[Segment]
 ) -> list[np.ndarray]:
-    """What the source says of all views of a shard's images, uint8 [rows, C, S, S]: uint8 [rows, views, bytes] each.
+    """What the source says of all views of a shard's samples: uint8 [rows, views, bytes] for each segment.
 
     The segments hold the same views. Batches hold one view each and are cut by position in the shard, so what is stored
     of a view depends neither on who makes it nor on which other views are made with it.
     """
     ids = torch.tensor(segments[0].id_range(shard))
-    by_view = [_one_view(source, images, ids, view, job=job, segments=segments) for view in segments[0].view_ids]
+    by_view = [_one_view(source, gallery, ids, view, job=job, segments=segments) for view in segments[0].view_ids]
     return [np.stack(views, axis=1) for views in zip(*by_view, strict=True)]
 
 
 def _one_view(
-    source: Source, images: Tensor, ids: Tensor, view: int, *, job: ShardJob, segments: list[Segment]
+    source: Source, gallery: Gallery, ids: Tensor, view: int, *, job: ShardJob, segments: list[Segment]
 ) -> list[np.ndarray]:
     """Return uint8 [rows, bytes] for each segment."""
     labels = [segment.labels for segment in segments]
-    show = job.recipe.apply_turned if labels[0].turned else job.recipe.apply
     parts: list[list[Tensor]] = [[] for _ in segments]
-    for some, pictures in zip(ids.split(job.batch_size), images.split(job.batch_size), strict=True):
-        seen = show(pictures, ids=some, views=torch.full_like(some, view)).to(job.device)
+    for some in ids.split(job.batch_size):
+        seen = gallery.show(some, views=torch.full_like(some, view), kind=labels[0].kind).to(job.device)
         answers = source.outputs(seen, tuple(one.output for one in labels))
         for one, part in zip(labels, parts, strict=True):
             values = answers[one.output]
@@ -155,9 +162,10 @@ def _one_view(
     return [torch.cat(part).numpy() for part in parts]
 
 
-def _golden(recipe: Recipe, images: Tensor, *, segment: Segment, shard: int) -> dict[str, str]:
+def _golden(gallery: Gallery, *, segment: Segment, shard: int) -> dict[str, str]:
     """Hashes of the pixels of some of a shard's views, by `sample/view`."""
-    rows, places = golden_samples(len(images), len(segment.view_ids), -(-GOLDEN // segment.shards))
-    ids, views = rows + segment.id_range(shard).start, torch.tensor(segment.view_ids)[places]
-    hashes = pixel_hashes(recipe, images[rows], ids=ids, views=views)
+    owned = segment.id_range(shard)
+    rows, places = golden_samples(len(owned), len(segment.view_ids), -(-GOLDEN // segment.shards))
+    ids, views = rows + owned.start, torch.tensor(segment.view_ids)[places]
+    hashes = pixel_hashes(gallery, ids=ids, views=views, kind=segment.labels.kind)
     return {f"{int(one)}/{int(view)}": seen for one, view, seen in zip(ids, views, hashes, strict=True)}

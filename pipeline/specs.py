@@ -11,7 +11,10 @@ from typing import Any
 from pipeline.canonical import digest
 from pipeline.packed import PoolBlock
 from sskt.encodings import Encoding, get_encoding
-from sskt.views import TURN
+from sskt.methods import Needs
+from sskt.mixing import MIXTURES, group_range
+from sskt.settings import TrainingSettings
+from sskt.views import KINDS, TURN, Kind
 
 FORMAT = 2
 SMALLEST_SHARD, LARGEST_SHARD, USUAL_SHARDS = 64, 16384, 16
@@ -25,8 +28,8 @@ class Labels:
     views: dict[str, Any]
     """The recipe."""
     output: str
-    turned: bool
-    """Whether of the turned views instead of the upright ones."""
+    kind: Kind
+    """Of which kind of views."""
     width: int
     """Values per view."""
     encoding: str
@@ -35,12 +38,12 @@ class Labels:
     @property
     def name(self) -> str:
         """What such a cache is called among those of its source."""
-        return cache_name(self.output, turned=self.turned)
+        return cache_name(self.output, kind=self.kind)
 
     @property
-    def quarters(self) -> tuple[int, ...]:
-        """By how many quarters its views are turned."""
-        return (1, 2, 3) if self.turned else (0,)
+    def numbers(self) -> tuple[int, ...]:
+        """Those n of whose views v + n * TURN it is."""
+        return KINDS[self.kind]
 
     @property
     def encoder(self) -> Encoding:
@@ -84,7 +87,7 @@ class Segment:
     def view_ids(self) -> tuple[int, ...]:
         """The views it holds of every sample, in their order."""
         views = range(self.first_view, self.stop_view)
-        return tuple(number * TURN + view for number in self.labels.quarters for view in views)
+        return tuple(number * TURN + view for number in self.labels.numbers for view in views)
 
     @property
     def rows(self) -> int:
@@ -105,6 +108,11 @@ class Segment:
         """The sample ids a shard owns."""
         first = self.first + shard * self.shard_rows
         return range(first, min(first + self.shard_rows, self.stop))
+
+    def shown_range(self, shard: int) -> range:
+        """The samples that a shard's views show: its own, and those that they are mixed with."""
+        ids = self.id_range(shard)
+        return group_range(ids, range(self.first, self.stop)) if self.labels.kind in MIXTURES else ids
 
     @property
     def row_bytes(self) -> int:
@@ -147,6 +155,20 @@ class CacheSpec:
         )
 
 
-def cache_name(output: str, *, turned: bool) -> str:
+def cache_name(output: str, *, kind: Kind) -> str:
     """What a cache is called among those of its source."""
-    return f"turned {output}" if turned else output
+    return f"{kind} {output}" if kind else output
+
+
+def kinds_of(needs: Needs, training: TrainingSettings) -> tuple[Kind, ...]:
+    """The kinds of views that a training reads of every output its method asks for."""
+    turned: list[Kind] = ["turned"] if needs.turned else []
+    mixed: list[Kind] = [training.mix] if needs.pool and training.mix != "none" else []
+    return ("", *turned, *mixed)
+
+
+def caches_of(needs: Needs, training: TrainingSettings) -> tuple[str, ...]:
+    """The caches of each source that a training depends on, by name; a graph comes from the embedding."""
+    read = [cache_name(output, kind=kind) for kind in kinds_of(needs, training) for output in needs.outputs]
+    graphs = ["embedding"] if needs.graph and "embedding" not in needs.outputs else []
+    return (*read, *graphs)

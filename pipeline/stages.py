@@ -2,14 +2,14 @@
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from cluster.resources import concurrency, local_limits
-from cluster.session import is_local, start_session
+from cluster.session import is_local
 from cluster.storage import Storage, StorageError, open_storage
 from pipeline.cache import CacheOutcome, ensure_caches
 from pipeline.canonical import plain
@@ -22,9 +22,8 @@ from pipeline.pilot import choose_encoding, known_encoding, make_pilots
 from pipeline.plan import Plan, PlannedTrial, load_sources, make_plan, try_sources
 from pipeline.progress import Progress
 from pipeline.results import Result, read_result
-from pipeline.runners import run_plain, run_train
-from pipeline.sweep import SweepOutcome, sweep
-from pipeline.trials import gather_materials, network_key
+from pipeline.sweep import SweepOutcome, run_one, sweep
+from pipeline.trials import network_key
 from sskt.errors import DamagedError, InputError
 from sskt.metrics import TITLES
 
@@ -33,17 +32,23 @@ WATCH_SECONDS = 0.5
 Say = Callable[[str], None]
 
 
+class NotMadeError(InputError):
+    """What `pack` makes is not there."""
+
+
 def found_plan(experiment: Experiment, storage: Storage) -> Plan:
     """The plan of what is packed and chosen already; makes nothing, asks for no resources, refuses what is missing."""
     dataset, sources, encodings = experiment.dataset, load_sources(experiment), dict[str, str]()
     settings, signature = plain(dataset), ALL_READERS[dataset.kind](dataset).signature
     found = [one for one in packed_datasets(storage) if (plain(one.settings), one.signature) == (settings, signature)]
     if not found:
-        raise InputError(f"{experiment.name}: its dataset, as it is now, is not packed on {storage.uri!r}; run `pack`")
+        raise NotMadeError(
+            f"{experiment.name}: its dataset, as it is now, is not packed on {storage.uri!r}; run `pack`"
+        )
     for name, pilot in make_pilots(experiment, found[0], sources).items():
         known = known_encoding(pilot, storage)
         if known is None:
-            raise InputError(
+            raise NotMadeError(
                 f"{experiment.name}: cache.encoding is 'auto', and none is chosen for {name!r}; run `pack`"
             )
         encodings[name] = known
@@ -88,8 +93,7 @@ class Stages:
         return make_plan(self.experiment, packed, sources=sources, encodings=encodings)
 
     def cache(self, plan: Plan, *, trials: list[PlannedTrial] | None = None) -> dict[str, CacheOutcome]:
-        """Make what is missing of the caches that some trials read (all trials for None)."""
-        trials = plan.trials if trials is None else trials
+        """Make what is missing of the caches that some trials read (None: all possible ones)."""
         wanted = plan.caches_for(trials)
         outcomes = ensure_caches(plan, self.storage, wanted=wanted)
         for name, outcome in outcomes.items():
@@ -109,7 +113,7 @@ class Stages:
 
     def sweep(self, plan: Plan) -> SweepOutcome:
         """Run the trials that have no result yet."""
-        outcome = sweep(plan, self.storage)
+        outcome = sweep(plan, self.storage, say=self.say)
         failed = f", {len(outcome.failures)} failed" if outcome.failures else ""
         self.say(f"sweep   {outcome.found} trials found, {outcome.done} done now{failed}")
         return outcome
@@ -125,13 +129,8 @@ class Stages:
         return 0.0 if found else float(result["seconds"])
 
     def _train(self, planned: PlannedTrial, plan: Plan, *, in_process: bool) -> Result:
-        materials = gather_materials(plan, self.storage, [planned])
-        resources = self.experiment.resources
         with self._watched(planned):
-            if in_process:
-                return run_plain(planned, materials, need=resources.trial)
-            start_session()
-            return run_train(planned, materials, need=resources.trial, workers=resources.workers)
+            return run_one(planned, plan, self.storage, in_process=in_process, say=self.say)
 
     @contextmanager
     def _watched(self, planned: PlannedTrial) -> Iterator[None]:
@@ -141,7 +140,8 @@ class Stages:
 
         def watch(progress: Progress) -> None:
             while not ended.wait(WATCH_SECONDS):
-                progress.reach(max(progress.done, checkpoints.newest_epoch()), epochs)
+                with suppress(StorageError):  # the training will say so, if it matters
+                    progress.reach(max(progress.done, checkpoints.newest_epoch()), epochs)
 
         with Progress("train", total=epochs, unit="epochs") as progress:
             watcher = threading.Thread(target=watch, args=(progress,), daemon=True)

@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 CONFIDENCE = 0.95
 
@@ -48,9 +49,20 @@ def compare(scores: Mapping[int, float], baseline: Mapping[int, float]) -> Chang
     shared = sorted(scores.keys() & baseline.keys())
     if not shared:
         return None
-    differences = np.array([scores[seed] - baseline[seed] for seed in shared])
-    mean = float(differences.mean())
-    if len(shared) < 2:
+    differences = [scores[seed] - baseline[seed] for seed in shared]
+    mean, reach = float(np.mean(differences)), half_interval(differences)
+    if reach is None:
         return Change(mean, None, None, len(shared))
-    reach = stats.t.ppf(0.5 + CONFIDENCE / 2, len(shared) - 1) * differences.std(ddof=1) / np.sqrt(len(shared))
-    return Change(mean, mean - float(reach), mean + float(reach), len(shared))
+    return Change(mean, mean - reach, mean + reach, len(shared))
+
+
+def half_interval(values: Sequence[float]) -> float | None:
+    """Half the width of the 95 % t interval of the mean; None for fewer than two numbers."""
+    if len(values) < 2:
+        return None
+    return _t_quantile(len(values) - 1) * float(np.std(values, ddof=1)) / len(values) ** 0.5
+
+
+@cache
+def _t_quantile(freedom: int) -> float:
+    return float(stdtrit(freedom, 0.5 + CONFIDENCE / 2))

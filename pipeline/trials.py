@@ -6,8 +6,9 @@ import platform
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from pipeline.packed import read_packed
 from pipeline.plan import Plan, PlannedTrial, graph_name
 from pipeline.results import Result, read_result, write_result
 from pipeline.segments import read_cache, require_cache
-from pipeline.specs import Labels, cache_name
+from pipeline.specs import Labels, cache_name, kinds_of
 from pipeline.tensors import as_tensor
 from sskt.answers import CachedOutputs, Column, LiveOutputs, SourceOutputs
 from sskt.errors import DamagedError
@@ -28,13 +29,17 @@ from sskt.export import export_bytes
 from sskt.feeds import ImageSet, ResidentFeed, Share
 from sskt.golden import check_pixels
 from sskt.graphs import Graph
-from sskt.loop import Context, Metrics, fit
+from sskt.loop import Context, Metrics, evaluate, fit
 from sskt.loop import Progress as TrainingProgress
 from sskt.methods import Method, Needs, Task, get_method
-from sskt.metrics import main_metric, scores
+from sskt.metrics import main_metric
+from sskt.seeds import derive
 from sskt.settings import SourceSettings
 from sskt.sources import load_source
 from sskt.views import Recipe
+
+PURPOSES = ("target", "heads", "labelled order", "pool order", "views", "training")
+"""What a trial draws random numbers for, each from a seed of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +58,8 @@ class Materials:
     graphs: dict[str, GraphArrays]
     """By what they are called."""
     recipe: Recipe
-    view_count: int
+    edges: tuple[int, ...]
+    """Of the blocks of the pool."""
     sources: dict[str, SourceSettings]
     storage_uri: str
 
@@ -70,6 +76,15 @@ class Process:
     """Wraps a module for training over several processes; None moves it to the device."""
     average: Callable[[Tensor], Tensor] = lambda means: means
     report: Callable[[Metrics], None] = lambda metrics: None
+    """Told the metrics of every epoch."""
+    beat: Callable[[], None] = lambda: None
+    """Called at every sign of life."""
+    hung_after: float | None = None
+    """Seconds without one after which the process ends itself, to be started anew; None where nobody would start it."""
+    carried: dict[str, Any] = field(default_factory=dict)
+    """Plain values that go along with every saved state, and into the result."""
+    side_by_side: int = 1
+    """How many trials share the cluster with this one: speeds are comparable where it is the same."""
 
 
 def gather_materials(plan: Plan, storage: Storage, trials: list[PlannedTrial]) -> Materials:
@@ -94,7 +109,7 @@ def gather_materials(plan: Plan, storage: Storage, trials: list[PlannedTrial]) -
         golden={place: seen for whole in every for place, seen in whole.golden.items()},
         graphs={name: _graph(storage, name, spec) for name, spec in plan.graphs_for(trials).items()},
         recipe=plan.recipe,
-        view_count=plan.experiment.views.count,
+        edges=plan.packed.edges,
         sources={name: plan.experiment.sources[name] for name in plan.sources},
         storage_uri=storage.uri,
     )
@@ -121,15 +136,16 @@ def run_trial(planned: PlannedTrial, materials: Materials, process: Process) -> 
     context = Context(
         device=process.device,
         report=process.report,
-        save=checkpoints.save if process.rank == 0 else lambda state: None,
+        save=(lambda state: checkpoints.save(state | process.carried)) if process.rank == 0 else lambda state: None,
         load=checkpoints.load,
         average=process.average,
+        beat=process.beat,
     )
     progress = fit(method, feed, epochs=trial.training.epochs, seed=trial.seed, context=context)
-    method.train(mode=False)
-    test = scores(method.predict, feed.evaluation("test"), multi_label=planned.facts.multi_label)
+    test = evaluate(method, feed, "test", beat=process.beat)
     seconds = time.perf_counter() - began
     result = describe(planned, progress, materials=materials, test=test, process=process, seconds=seconds)
+    result |= process.carried
     if process.rank == 0:
         storage.write(network_key(planned.run_key), export_trained(planned, method))
         write_result(storage, planned.run_key, result)
@@ -155,34 +171,38 @@ def make_feed(planned: PlannedTrial, materials: Materials, process: Process) -> 
     """Put images and cached labels on the device and serve batches from them."""
     trial, needs = planned.trial, planned.needs
     arrays = (materials.images, materials.labels, materials.splits)
-    images = ImageSet(*(as_tensor(array) for array in arrays)).to(process.device)
-    check_pixels(materials.recipe, images.images, materials.golden)
-    return ResidentFeed(
+    images = ImageSet(*(as_tensor(array) for array in arrays), materials.edges).to(process.device)
+    feed = ResidentFeed(
         images,
         classes=planned.facts.classes,
         training=trial.training,
         recipe=materials.recipe,
-        view_count=materials.view_count,
+        view_count=planned.facts.views,
         seed=trial.seed,
-        outputs={name: _outputs(name, needs, materials, process) for name in trial.sources if needs.outputs},
+        outputs={name: _outputs(name, planned, materials, process) for name in trial.sources if needs.outputs},
         graphs={name: _neighbours(name, needs, materials, process) for name in trial.sources if needs.graph},
         extras=needs.extras(trial.sources),
         share=Share(rank=process.rank, world=process.world),
     )
+    check_pixels(feed.gallery, materials.golden)
+    return feed
 
 
-def _outputs(name: str, needs: Needs, materials: Materials, process: Process) -> SourceOutputs:
-    settings = materials.sources[name]
+def _outputs(name: str, planned: PlannedTrial, materials: Materials, process: Process) -> SourceOutputs:
+    settings, needs = materials.sources[name], planned.needs
     if settings.live:
         source = load_source(name, settings)
         source.network.to(process.device)
         return LiveOutputs(source, needs.outputs)
-    columns = {
-        cache: Column(as_tensor(materials.payload[name][cache]).to(process.device), labels.encoder, labels.width)
-        for cache, labels in materials.stored[name].items()
-    }
-    turned = {output: columns[cache_name(output, turned=True)] for output in needs.outputs if needs.turned}
-    return CachedOutputs({output: columns[output] for output in needs.outputs}, turned)
+
+    def column(cache: str) -> Column:
+        payload, labels = materials.payload[name][cache], materials.stored[name][cache]
+        return Column(as_tensor(payload).to(process.device), labels.encoder, labels.width)
+
+    kinds = kinds_of(needs, planned.trial.training)
+    return CachedOutputs(
+        {kind: {output: column(cache_name(output, kind=kind)) for output in needs.outputs} for kind in kinds}
+    )
 
 
 def _neighbours(name: str, needs: Needs, materials: Materials, process: Process) -> Graph:
@@ -232,6 +252,8 @@ def describe(
         "training_seconds": round(progress.seconds, 3),
         "seconds": round(seconds, 3),
         "processes": process.world,
+        "side_by_side": process.side_by_side,
+        "seeds": {purpose: derive(planned.trial.seed, purpose) for purpose in PURPOSES},
         "versions": versions(),
     }
 

@@ -67,9 +67,9 @@ def gc_verb(arguments: argparse.Namespace) -> int:
 
     Goes by the experiment files given, each as it would be run now, with every --set; caches of an experiment, or of
     a --set, that is not named are taken for needless. Removes such caches, their graphs, what was put aside as damaged,
-    and checkpoints of trainings that have a result; all of it can be made again. Never touches results, networks, data
-    sets, choices of encodings, other checkpoints, or what may be in the making: claimed or begun, and written to within
-    the hour. Without --yes nothing is removed: it says what would be.
+    checkpoints of trainings that have a result, and claims that nobody has renewed for an hour; all of it can be made
+    again. Never touches results, networks, data sets, choices of encodings, other checkpoints, or what may be in the
+    making: claimed or begun, and written to within the hour. Without --yes nothing is removed: it says what would be.
 
       python -m pipeline gc runs/mine mine.yaml other.yaml --dry-run
       python -m pipeline gc runs/mine mine.yaml other.yaml --yes

@@ -3,7 +3,7 @@
 import json
 from dataclasses import fields, is_dataclass
 from functools import cache
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import pydantic
 
@@ -17,6 +17,7 @@ _WRONG = {
     "int_type": "it has to be a whole number",
     "int_from_float": "it has to be a whole number",
     "float_type": "it has to be a number",
+    "finite_number": "it has to be finite",
     "bool_type": "it has to be true or false",
     "tuple_type": "it has to be a list",
     "list_type": "it has to be a list",
@@ -44,10 +45,23 @@ def validate(kind: type[T], raw: Any, *, where: str = "") -> T:
     return value
 
 
+def field_paths(kind: type) -> list[str]:
+    """The dotted names of all fields, with those of dataclasses inside; `x.*` for what a mapping x holds."""
+    paths, hints = list[str](), get_type_hints(kind)
+    for name in [field.name for field in fields(kind)]:
+        hint = hints[name]
+        paths.append(name)
+        if any(get_origin(one) is dict for one in (hint, *get_args(hint))):
+            paths.append(f"{name}.*")
+        elif is_dataclass(hint):
+            paths += [f"{name}.{path}" for path in field_paths(hint)]
+    return paths
+
+
 @cache
 def _holder(kind: type[Any]) -> type[pydantic.BaseModel]:
     """A model around the dataclass: pydantic hands its strictness down to dataclasses that have none of their own."""
-    config = pydantic.ConfigDict(extra="forbid", strict=True)
+    config = pydantic.ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
     return pydantic.create_model("Holder", value=(kind, ...), __config__=config)
 
 

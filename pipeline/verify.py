@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from cluster.storage import Storage
 from pipeline.claims import claim_key
@@ -27,6 +26,7 @@ from pipeline.segments import segments_of
 from pipeline.specs import CacheSpec, Segment
 from pipeline.tensors import as_tensor
 from sskt.errors import DamagedError, InputError
+from sskt.gallery import Gallery
 from sskt.golden import check_pixels
 from sskt.sources import Source
 
@@ -70,11 +70,12 @@ class Verdict:
 
 @dataclass(frozen=True, kw_only=True)
 class Verifier:
-    """What verifying needs. images: uint8 [P, C, S, S]."""
+    """What verifying needs."""
 
     plan: Plan
     storage: Storage
-    images: Tensor
+    gallery: Gallery
+    """The pool."""
     fraction: float
     """Of the samples of a segment, to be run again; 0 for none."""
 
@@ -130,7 +131,7 @@ class Verifier:
         known = {f"{one}/{view}" for one in ids for view in segment.view_ids}
         if not record.golden or not known.issuperset(record.golden):
             raise DamagedError(f"{where}: its record remembers the pixels of no view, or of another shard's")
-        check_pixels(self.plan.recipe, self.images, record.golden)
+        check_pixels(self.gallery, record.golden)
         return record, payload
 
     def _manifest(self, segment: Segment, records: dict[int, ShardRecord], verdict: Verdict) -> None:
@@ -161,8 +162,7 @@ class Verifier:
         rows = [payloads[shard_of[one]][one - segment.id_range(shard_of[one]).start] for one in ids]
         rerun = run_again(
             source,
-            self.plan.recipe,
-            self.images[torch.tensor(ids)],
+            self.gallery,
             as_tensor(np.stack(rows)),
             ids=torch.tensor(ids),
             view_ids=segment.view_ids,
@@ -198,12 +198,13 @@ class Verifier:
 
 def verify(plan: Plan, storage: Storage, *, fraction: float) -> Iterator[Verdict]:
     """Verify all caches and graphs that the trials of an experiment read, one after the other."""
-    caches, graphs = plan.caches_for(plan.trials), plan.graphs_for(plan.trials)
+    caches, graphs = plan.caches_for(), plan.graphs_for()
     _check(plan, fraction, cached=bool(caches))
     if not caches:
         return
     images = torch.from_numpy(read_packed(plan.packed, storage).images[: plan.packed.pool])
-    verifier = Verifier(plan=plan, storage=storage, images=images, fraction=fraction)
+    gallery = Gallery(plan.recipe, images, plan.packed.edges)
+    verifier = Verifier(plan=plan, storage=storage, gallery=gallery, fraction=fraction)
     for source, specs in caches.items():
         if fraction:
             plan.sources[source].network.to(next(iter(specs.values())).labels.numerics["device"])

@@ -1,24 +1,21 @@
 """What a source says about views, from a cache or from the source itself; a feed cannot tell the difference."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
 
 from sskt.encodings import Encoding
 from sskt.sources import Source
-from sskt.views import TURN
+from sskt.views import KINDS, TURN, Kind
 
 
 class SourceOutputs(Protocol):
     """What a source says about views, by whatever means."""
 
-    def __call__(self, images: Tensor, *, ids: Tensor, views: Tensor, turned: bool = False) -> dict[str, Tensor]:
-        """Return each output for the views (images) of samples (ids), float32 [B, ...].
-
-        turned: whether all of these views are turned ones.
-        """
+    def __call__(self, images: Tensor, *, ids: Tensor, views: Tensor, kind: Kind = "") -> dict[str, Tensor]:
+        """Return each output for the views (images), all of one kind, of samples (ids), float32 [B, ...]."""
 
 
 @dataclass(frozen=True)
@@ -29,30 +26,25 @@ class Column:
     encoding: Encoding
     width: int
 
-    def rows(self, ids: Tensor, places: Tensor) -> Tensor:
-        """Decode some views of samples, by their places: float32 [B, width]."""
+    def rows(self, ids: Tensor, views: Tensor, numbers: tuple[int, ...]) -> Tensor:
+        """Decode some views of samples: float32 [B, width]. numbers: those n of whose views v + n * TURN it is."""
+        count = self.payload.shape[1] // len(numbers)
+        places = (views // TURN - numbers[0]) * count + views % TURN
         return self.encoding.decode(self.payload[ids, places], self.width)
 
 
 @dataclass(frozen=True)
 class CachedOutputs:
-    """Labels read from a cache, by output name.
+    """Labels read from caches, by the kind of the views, then by output name.
 
-    upright: the M views in their order; turned: those turned by one quarter, then by two, then by three.
+    Of each kind the M views in their order; of turned ones those turned by one quarter, then by two, then by three.
     """
 
-    upright: Mapping[str, Column]
-    turned: Mapping[str, Column] = field(default_factory=dict)
+    columns: Mapping[Kind, Mapping[str, Column]]
 
-    def __call__(self, images: Tensor, *, ids: Tensor, views: Tensor, turned: bool = False) -> dict[str, Tensor]:
+    def __call__(self, images: Tensor, *, ids: Tensor, views: Tensor, kind: Kind = "") -> dict[str, Tensor]:
         """Look the views up."""
-        if not turned:
-            return {name: column.rows(ids, views) for name, column in self.upright.items()}
-        quarters, upright = views // TURN - 1, views % TURN
-        return {
-            name: column.rows(ids, quarters * (column.payload.shape[1] // 3) + upright)
-            for name, column in self.turned.items()
-        }
+        return {name: column.rows(ids, views, KINDS[kind]) for name, column in self.columns[kind].items()}
 
 
 @dataclass(frozen=True)
@@ -62,6 +54,6 @@ class LiveOutputs:
     source: Source
     wanted: tuple[str, ...]
 
-    def __call__(self, images: Tensor, *, ids: Tensor, views: Tensor, turned: bool = False) -> dict[str, Tensor]:
+    def __call__(self, images: Tensor, *, ids: Tensor, views: Tensor, kind: Kind = "") -> dict[str, Tensor]:
         """Run the source on the views."""
         return self.source.outputs(images, self.wanted)

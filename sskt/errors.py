@@ -4,7 +4,7 @@ SsktError
 ├── InputError         what was asked for cannot be done; the command exits with 2
 │   └── UnknownNameError   a name that is not in a table; the message lists the known ones
 ├── DamagedError       something stored is partial, foreign or changed
-└── DivergedError      a training whose loss is no longer a number
+└── DivergedError      a training whose loss, or what it predicts, is no longer a number
 """
 
 from collections.abc import Iterable
@@ -28,7 +28,10 @@ class DamagedError(SsktError):
 
 
 class DivergedError(SsktError):
-    """A loss that is no longer finite ends its training."""
+    """A loss, or a prediction, that is no longer finite ends its training."""
+
+    last: dict[str, float] | None = None
+    """The metrics of the last epoch that ended well, if one did."""
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:

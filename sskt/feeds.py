@@ -9,10 +9,11 @@ from torch import Tensor
 
 from sskt.answers import SourceOutputs
 from sskt.datasets import SPLITS, UNLABELLED, Split
+from sskt.gallery import Gallery
 from sskt.graphs import Graph
 from sskt.seeds import derive
 from sskt.settings import TrainingSettings
-from sskt.views import Recipe, turned, view_of_pass
+from sskt.views import KINDS, TURN, Kind, Recipe, turned, view_of_pass
 
 
 @dataclass(frozen=True)
@@ -63,10 +64,12 @@ class ImageSet:
     images: Tensor
     labels: Tensor
     splits: Tensor
+    edges: tuple[int, ...] = ()
+    """Where the blocks of the pool begin, and where the last one ends; none stand for a single block."""
 
     def to(self, device: torch.device) -> "ImageSet":
         """Copy to a device, or return the same tensors if they are there."""
-        return ImageSet(self.images.to(device), self.labels.to(device), self.splits.to(device))
+        return replace(self, **{name: getattr(self, name).to(device) for name in ("images", "labels", "splits")})
 
 
 class IndexStream:
@@ -159,7 +162,6 @@ class ResidentFeed:
     ) -> None:
         self.set = images
         self.training = training
-        self.recipe = recipe
         self.view_count = view_count
         self.outputs = outputs or {}
         self.graphs = graphs or {}
@@ -171,6 +173,7 @@ class ResidentFeed:
         self._labelled = IndexStream(labelled, seed=derive(seed, "labelled order"))
         everything = (images.splits == SPLITS.index("train")).nonzero().squeeze(1)
         self._pool = IndexStream(everything, seed=derive(seed, "pool order"))
+        self.gallery = Gallery(recipe, images.images, images.edges or (0, len(everything)))
 
     @property
     def multi_label(self) -> bool:
@@ -195,13 +198,16 @@ class ResidentFeed:
         labels = self.set.labels[ids]
         if self.extras.pool:
             pool_ids, pool_passes = self._pool_rows(step)
+            if self.training.mix != "none":
+                upright = self._shown(labels, ids, self._views(ids, passes))
+                return _joined(upright, self._mixed(pool_ids, pool_passes, kind=self.training.mix))
             ids, passes = torch.cat([ids, pool_ids]), torch.cat([passes, pool_passes])
             labels = torch.cat([labels, torch.full_like(self.set.labels[pool_ids], UNLABELLED)])
         if not self.extras.pair:
-            return self._shown(labels, ids, self._views(ids, passes))
+            return self._with_turned(labels, ids, self._views(ids, passes))
         first, second = (self._views(ids, 2 * passes + number) for number in (0, 1))
-        pair = self._shown(torch.full_like(labels, UNLABELLED), ids, second)
-        return replace(self._shown(labels, ids, first), pair=pair)
+        pair = self._with_turned(torch.full_like(labels, UNLABELLED), ids, second)
+        return replace(self._with_turned(labels, ids, first), pair=pair)
 
     def evaluation(self, split: Split, *, batch_size: int = 512) -> Iterator[tuple[Tensor, Tensor]]:
         """All labelled images of a split as packed, without views: uint8 [B, C, S, S] and their labels."""
@@ -227,25 +233,42 @@ class ResidentFeed:
     def _views(self, ids: Tensor, passes: Tensor) -> Tensor:
         return view_of_pass(ids, passes, count=self.view_count, seed=self._view_seed)
 
-    def _shown(self, labels: Tensor, ids: Tensor, views: Tensor) -> Batch:
-        """The views with what the sources say of them, and their turned views where asked for."""
-        images = self.recipe.apply(self.set.images[ids], ids=ids, views=views)
-        outputs = {name: read(images, ids=ids, views=views) for name, read in self.outputs.items()}
-        self.label_rows += len(ids) * len(outputs)
-        upright = Batch(images, labels, ids, views, outputs)
-        return replace(upright, turned=self._turned(upright)) if self.extras.turned else upright
+    def _with_turned(self, labels: Tensor, ids: Tensor, views: Tensor) -> Batch:
+        """The views, and their turned ones where asked for."""
+        upright = self._shown(labels, ids, views)
+        if not self.extras.turned:
+            return upright
+        hidden = torch.full_like(torch.cat([labels] * 3), UNLABELLED)
+        sideways = torch.cat([turned(views, quarters) for quarters in KINDS["turned"]])
+        return replace(upright, turned=self._shown(hidden, ids.repeat(3), sideways, kind="turned"))
 
-    def _turned(self, upright: Batch) -> Batch:
-        ids = upright.ids.repeat(3)
-        views = torch.cat([turned(upright.views, quarters) for quarters in (1, 2, 3)])
-        images = self.recipe.apply_turned(self.set.images[ids], ids=ids, views=views)
-        outputs = {name: read(images, ids=ids, views=views, turned=True) for name, read in self.outputs.items()}
+    def _mixed(self, ids: Tensor, passes: Tensor, *, kind: Kind) -> Batch:
+        """Images of the pool, mixed. Labelled ones never are: the label of what comes in may be hidden."""
+        (number,), hidden = KINDS[kind], torch.full_like(self.set.labels[ids], UNLABELLED)
+        return self._shown(hidden, ids, self._views(ids, passes) + number * TURN, kind=kind)
+
+    def _shown(self, labels: Tensor, ids: Tensor, views: Tensor, *, kind: Kind = "") -> Batch:
+        """Views of a kind, with what the sources say of them."""
+        images = self.gallery.show(ids, views=views, kind=kind)
+        outputs = {name: read(images, ids=ids, views=views, kind=kind) for name, read in self.outputs.items()}
         self.label_rows += len(ids) * len(outputs)
-        hidden = torch.full_like(torch.cat([upright.labels] * 3), UNLABELLED)
-        return Batch(images, hidden, ids, views, outputs)
+        return Batch(images, labels, ids, views, outputs)
 
     def _ask(self, source: str, ids: Tensor, *, view: int = 0, quarters: int = 0) -> dict[str, Tensor]:
         ids = ids.to(self.set.images.device)
         views = turned(torch.full_like(ids, view), quarters)
-        images = self.recipe.apply_turned(self.set.images[ids], ids=ids, views=views)
-        return self.outputs[source](images, ids=ids, views=views, turned=quarters > 0)
+        kind: Kind = "turned" if quarters else ""
+        images = self.gallery.show(ids, views=views, kind=kind)
+        return self.outputs[source](images, ids=ids, views=views, kind=kind)
+
+
+def _joined(one: Batch, other: Batch) -> Batch:
+    """The rows of two batches, one below the other."""
+    images, labels, ids, views = (
+        torch.cat([getattr(one, name), getattr(other, name)]) for name in ("images", "labels", "ids", "views")
+    )
+    outputs = {
+        source: {name: torch.cat([values, other.outputs[source][name]]) for name, values in by_name.items()}
+        for source, by_name in one.outputs.items()
+    }
+    return Batch(images, labels, ids, views, outputs)

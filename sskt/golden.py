@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from sskt.errors import DamagedError
-from sskt.views import Recipe, bounded, hash_counters
+from sskt.gallery import Gallery
+from sskt.views import KINDS, TURN, Kind, bounded, hash_counters
 
 
 def golden_samples(rows: int, views: int, count: int = 64) -> tuple[Tensor, Tensor]:
@@ -21,22 +22,25 @@ def golden_samples(rows: int, views: int, count: int = 64) -> tuple[Tensor, Tens
     return places // views, places % views
 
 
-def pixel_hashes(recipe: Recipe, images: Tensor, *, ids: Tensor, views: Tensor) -> tuple[str, ...]:
-    """Hash views (turned ones too) of samples. images: uint8 [n, C, S, S], those of the samples ids."""
-    shown = recipe.apply_turned(images, ids=ids, views=views)
+def pixel_hashes(gallery: Gallery, *, ids: Tensor, views: Tensor, kind: Kind = "") -> tuple[str, ...]:
+    """Hash views, all of one kind, of samples; ids, views: int64 [n]."""
+    shown = gallery.show(ids, views=views, kind=kind)
     shape = str(tuple(shown.shape[1:])).encode()
     return tuple(hashlib.sha256(shape + view.contiguous().numpy().tobytes()).hexdigest()[:16] for view in shown.cpu())
 
 
-def check_pixels(recipe: Recipe, images: Tensor, golden: Mapping[str, str]) -> None:
-    """Raise DamagedError where a view is not what the sources saw. images: all samples; golden: by `sample/view`."""
-    if not golden:
-        return
-    places = [place.split("/") for place in golden]
-    ids, views = (torch.tensor([int(place[part]) for place in places], device=images.device) for part in (0, 1))
-    for place, wanted, seen in zip(
-        golden, golden.values(), pixel_hashes(recipe, images[ids], ids=ids, views=views), strict=True
-    ):
-        if seen != wanted:
-            sample, view = place.split("/")
+def check_pixels(gallery: Gallery, golden: Mapping[str, str]) -> None:
+    """Raise DamagedError where a view is not what the sources saw. golden: by `sample/view`, of all kinds."""
+    places = [tuple(map(int, place.split("/"))) for place in golden]
+    for kind, numbers in KINDS.items():
+        alike = [place for place in places if place[1] // TURN in numbers]
+        if alike:
+            _check_alike(gallery, alike, golden, kind)
+
+
+def _check_alike(gallery: Gallery, places: list[tuple[int, ...]], golden: Mapping[str, str], kind: Kind) -> None:
+    """Check views of one kind."""
+    ids, views = torch.tensor([*zip(*places, strict=True)], device=gallery.images.device)
+    for (sample, view), seen in zip(places, pixel_hashes(gallery, ids=ids, views=views, kind=kind), strict=True):
+        if seen != golden[f"{sample}/{view}"]:
             raise DamagedError(f"view {view} of sample {sample} is not what the sources saw; its labels do not fit it")

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sskt.datasets import Split
 from sskt.errors import DivergedError
 from sskt.feeds import ResidentFeed
 from sskt.methods import Method
@@ -31,6 +32,8 @@ class Context:
     """Returns the newest saved state, if there is one."""
     average: Callable[[Tensor], Tensor] = lambda means: means
     """Averages a tensor over the processes of a training, so that all of them see the same losses."""
+    beat: Callable[[], None] = lambda: None
+    """Called after every training step and every batch of an evaluation: the training is alive."""
 
 
 @dataclass
@@ -50,9 +53,12 @@ def fit(method: Method, feed: ResidentFeed, *, epochs: int, seed: int, context: 
     feed.label_rows = progress.label_rows
     while progress.epoch < epochs:
         began = time.perf_counter()
-        metrics = _train_epoch(method, feed, epoch=progress.epoch, average=context.average)
-        method.train(mode=False)
-        held_out = scores(method.predict, feed.evaluation("validation"), multi_label=feed.multi_label)
+        try:
+            metrics = _train_epoch(method, feed, epoch=progress.epoch, context=context)
+            held_out = evaluate(method, feed, "validation", beat=context.beat)
+        except DivergedError as error:
+            error.last = progress.history[-1] if progress.history else None
+            raise
         metrics |= {f"validation_{name}": score for name, score in held_out.items()}
         progress.epoch += 1
         progress.seconds += time.perf_counter() - began
@@ -63,7 +69,19 @@ def fit(method: Method, feed: ResidentFeed, *, epochs: int, seed: int, context: 
     return progress
 
 
-def _train_epoch(method: Method, feed: ResidentFeed, *, epoch: int, average: Callable[[Tensor], Tensor]) -> Metrics:
+def evaluate(method: Method, feed: ResidentFeed, split: Split, *, beat: Callable[[], None]) -> Metrics:
+    """The figures of a held-out split, with a sign of life after every batch."""
+
+    def predict(images: Tensor) -> Tensor:
+        logits = method.predict(images)
+        beat()
+        return logits
+
+    method.train(mode=False)
+    return scores(predict, feed.evaluation(split), multi_label=feed.multi_label)
+
+
+def _train_epoch(method: Method, feed: ResidentFeed, *, epoch: int, context: Context) -> Metrics:
     """One epoch; returns the mean of every part of the loss."""
     method.train(mode=True)
     sums: dict[str, Tensor] = {}
@@ -71,7 +89,8 @@ def _train_epoch(method: Method, feed: ResidentFeed, *, epoch: int, average: Cal
     for step in steps:
         for name, part in method.step(feed.batch(step)).items():
             sums[name] = sums[name] + part if name in sums else part
-    means = dict(zip(sums, (average(torch.stack(list(sums.values()))) / len(steps)).tolist(), strict=True))
+        context.beat()
+    means = dict(zip(sums, (context.average(torch.stack(list(sums.values()))) / len(steps)).tolist(), strict=True))
     # Looked at once an epoch: a look at every step would make the device wait for the host.
     bad = [name for name, mean in means.items() if not math.isfinite(mean)]
     if bad:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sskt.datasets import UNLABELLED
-from sskt.errors import InputError
+from sskt.errors import DivergedError, InputError
 
 Predict = Callable[[Tensor], Tensor]
 """Logits [B, C] for images."""
@@ -35,7 +35,11 @@ def accuracy(predict: Predict, batches: Batches) -> float:
     """Percentage of images whose largest logit is that of their class."""
     correct, total = 0, 0
     for images, labels in batches:
-        correct += int((predict(images).argmax(dim=1) == labels).sum())
+        logits = predict(images)
+        # Read together, for each look makes a device wait.
+        right, finite = torch.stack([(logits.argmax(dim=1) == labels).sum(), logits.isfinite().all()]).tolist()
+        _require(finite=finite)
+        correct += right
         total += len(labels)
     return 100.0 * correct / total
 
@@ -60,7 +64,15 @@ def sample_average_precision(predict: Predict, batches: Batches) -> float:
 def _predictions(predict: Predict, batches: Batches) -> tuple[Tensor, Tensor]:
     """Logits and labels of all images, both [N, C]."""
     pairs = [(predict(images), labels) for images, labels in batches]
-    return torch.cat([logits for logits, _ in pairs]).double(), torch.cat([labels for _, labels in pairs])
+    logits, labels = torch.cat([logits for logits, _ in pairs]).double(), torch.cat([labels for _, labels in pairs])
+    _require(finite=bool(logits.isfinite().all()))
+    return logits, labels
+
+
+def _require(*, finite: bool) -> None:
+    """Numbers that are none have an order too, and would score as chance does."""
+    if not finite:
+        raise DivergedError("what the target predicts is no longer finite; lower training.lr")
 
 
 def _mean_ap(logits: Tensor, labels: Tensor) -> float:

@@ -3,9 +3,10 @@
 import math
 from collections.abc import Iterable
 from functools import partial
+from typing import Any
 
 from torch import nn
-from torch.optim import SGD
+from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from sskt.settings import TrainingSettings
@@ -32,3 +33,17 @@ def rate_factor(step: int, *, training: TrainingSettings, steps_per_epoch: int) 
     if training.schedule == "steps":
         return training.gamma ** sum(step >= epoch * steps_per_epoch for epoch in training.milestones)
     return 1.0
+
+
+def restore(part: Optimizer | LambdaLR, state: dict[str, Any]) -> None:
+    """Bring back momentum, or the step, and no hyperparameter. A schedule comes after its optimiser."""
+    if isinstance(part, Optimizer):
+        own = part.state_dict()["param_groups"]
+        groups = [mine | {"params": its["params"]} for mine, its in zip(own, state["param_groups"], strict=True)]
+        part.load_state_dict(state | {"param_groups": groups})
+        return
+    factors = [factor(state["last_epoch"]) for factor in part.lr_lambdas]
+    rates = [rate * factor for rate, factor in zip(part.base_lrs, factors, strict=True)]
+    part.load_state_dict(state | {"base_lrs": part.base_lrs, "_last_lr": rates})
+    for group, rate in zip(part.optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate

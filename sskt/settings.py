@@ -83,6 +83,10 @@ class TrainingSettings:
     """Images of the whole pool a step adds where a method learns from all of them; None is `batch_size`."""
     labels_per_class: int | None = None
     """Labels used; the other images of the training split count as unlabelled. None uses all labels."""
+    views: int | None = None
+    """Views of every image that are shown, the first of those that the caches hold; None is all."""
+    mix: Literal["none", "mixup", "cutmix"] = "none"
+    """Show the images of the pool, where a method learns from all of them, mixed with another one each."""
     loss: Literal["auto", "ce", "bce", "focal"] = "auto"
     """Of the target's own task: `auto` is `ce`, or `bce` where several classes may hold; `focal` has gamma 2."""
     lr: float = 0.1
@@ -95,7 +99,7 @@ class TrainingSettings:
     gamma: float = 0.2
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "steps_per_epoch", "batch_size", "pool_batch_size", "labels_per_class"):
+        for name in ("epochs", "steps_per_epoch", "batch_size", "pool_batch_size", "labels_per_class", "views"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"training.{name} is {value}; it has to be at least 1")

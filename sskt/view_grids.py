@@ -69,6 +69,10 @@ def rot90(grid: Grid, draw: Draw, values: tuple[int, ...], size: int) -> Grid:
 def cutout(grid: Grid, draw: Draw, values: tuple[int, ...], size: int) -> Grid:
     """Blacken a square around a random centre; at the border less of it shows."""
     (side,) = values
+    return grid._replace(visible=grid.visible & ~in_square(grid, draw, side, size))
+
+
+def in_square(grid: Grid, draw: Draw, side: int | Tensor, size: int) -> Tensor:
+    """Which pixels of a grid lie in a square around a random centre: bool, broadcastable to [B, 1, S, S]."""
     top, left = draw(0, size) - side // 2, draw(1, size) - side // 2
-    hidden = (grid.y >= top) & (grid.y < top + side) & (grid.x >= left) & (grid.x < left + side)
-    return grid._replace(visible=grid.visible & ~hidden)
+    return (grid.y >= top) & (grid.y < top + side) & (grid.x >= left) & (grid.x < left + side)

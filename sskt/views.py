@@ -7,7 +7,7 @@ last operation first, so any number of them in a row costs one gather.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -21,7 +21,12 @@ RECIPE_VERSION = 1
 """Part of every fingerprint; a change of any view's pixels raises it."""
 
 TURN = 1 << 20
-"""A view id v + r * TURN is the view v drawn anew and turned by r quarters; a recipe has fewer views than this."""
+"""A recipe has fewer views than this; ids v + n * TURN are those of other kinds of views."""
+
+Kind = Literal["", "turned", "mixup", "cutmix"]
+
+KINDS: dict[Kind, tuple[int, ...]] = {"": (0,), "turned": (1, 2, 3), "mixup": (4,), "cutmix": (5,)}
+"""Which n are whose: the recipe's own views, those drawn anew and turned by n quarters, two samples' views v in one."""
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
@@ -94,7 +99,7 @@ class Recipe:
             return images
         key, moves = hash_counters(self.seed, ids, views), list[_Move]()
         for index, operation in enumerate(self.operations):
-            kind, draw = OPERATIONS[operation.name], _drawer(key, index)
+            kind, draw = OPERATIONS[operation.name], drawer(key, index)
             if kind.pull_back:
                 moves.append((kind.pull_back, draw, operation.values))
             if kind.change:
@@ -132,7 +137,7 @@ def _moved(images: Tensor, moves: list[_Move]) -> Tensor:
     return gather(images, grid)
 
 
-def _drawer(key: Tensor, operation: int) -> Draw:
+def drawer(key: Tensor, operation: int) -> Draw:
     """Draws of one operation; key: the hash of seed, sample and view, int64 [B]."""
     bits = _absorb(key, operation)
 

@@ -1,6 +1,7 @@
 """What several tests share: a small real experiment, and one local Ray for those that need it."""
 
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,11 +10,21 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.object_store import BUCKET, ObjectStore, forget, running, use
+
 # Read by Ray when it is imported, and by every process the tests start.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 SIZE = 12
 CLASSES = ("dark", "middle", "light")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One Ray at a time: of several processes that run tests, one has all those that start Ray."""
+    for item in items:
+        starts = any(getattr(value, "__module__", "") == "tests.processes" for value in vars(item.module).values())
+        if starts or "ray_session" in item.fixturenames:
+            item.add_marker(pytest.mark.xdist_group("ray"))
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -73,6 +84,21 @@ methods:
 seeds: [0, 1]
 """)
     return file
+
+
+@pytest.fixture(scope="session")
+def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+    """One S3 server for all tests that need one."""
+    with running(tmp_path_factory.mktemp("object_store")) as store:
+        yield store
+
+
+@pytest.fixture
+def bucket_uri(object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A place of its own on the server, which the environment leads to."""
+    use(object_store.endpoint, monkeypatch)
+    yield f"s3://{BUCKET}/{secrets.token_hex(8)}"
+    forget()
 
 
 @pytest.fixture(scope="session")

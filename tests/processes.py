@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -54,10 +55,13 @@ def kill_when(process: subprocess.Popen[str], reached: Callable[[], bool], *, se
         assert process.poll() is None, f"ended before it could be killed:\n{process.stdout.read()}"
         assert time.monotonic() < deadline, "what was waited for did not happen"
         time.sleep(0.02)
-    for pid in [process.pid, *descendants(process.pid)]:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
+    kill([process.pid, *descendants(process.pid)])
     process.wait()
     process.stdout.close()
+
+
+def kill(pids: list[int]) -> None:
+    """SIGKILL processes; those that are gone already do not matter."""
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)

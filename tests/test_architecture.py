@@ -63,7 +63,7 @@ def test_only_the_session_starts_ray_and_only_the_storage_knows_buckets():
     starts = {name_of(path) for path in FILES if "ray.init(" in path.read_text()}
     buckets = {name_of(path) for path in FILES if imported_roots(parse(path)) & {"boto3", "botocore"}}
     assert starts == {"cluster/session.py"}
-    assert buckets <= {"cluster/storage.py"}
+    assert buckets == {"cluster/s3.py", "cluster/s3_client.py"}
 
 
 def test_sskt_works_with_ray_absent():

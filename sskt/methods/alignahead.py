@@ -70,6 +70,7 @@ class Alignahead(PeerMethod):
 
     Options: ClassVar[type[Any]] = AlignaheadOptions
     options: AlignaheadOptions
+    mixable: ClassVar[bool] = True
 
     @classmethod
     def needs(cls, options: AlignaheadOptions) -> Needs:

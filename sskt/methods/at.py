@@ -39,6 +39,7 @@ class AT(SingleTarget):
 
     Options: ClassVar[type[Any]] = ATOptions
     options: ATOptions
+    mixable: ClassVar[bool] = True
 
     @classmethod
     def needs(cls, options: ATOptions) -> Needs:

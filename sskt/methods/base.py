@@ -7,14 +7,14 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR
 
 from sskt.errors import InputError
 from sskt.feeds import Batch, Extras, Pool
 from sskt.losses import PRIMARY_LOSSES, PrimaryLoss
 from sskt.maps import MapShape
 from sskt.networks import ImageFormat, TappedNetwork, build_target
-from sskt.optim import make_optimizer
+from sskt.optim import make_optimizer, restore
 from sskt.seeds import seeded
 from sskt.settings import TargetSettings, TrainingSettings
 from sskt.sources import Source
@@ -117,6 +117,8 @@ class Method(ABC):
     """Whether it trains the network that the target's settings describe, and not a source's own."""
     multi_label: ClassVar[bool] = True
     """Whether it has a meaning where several classes, or none, may hold for an image."""
+    mixable: ClassVar[bool] = False
+    """Whether it only compares what networks say of the same images of the pool, which may then be mixtures of two."""
 
     @classmethod
     def needs(cls, options: Any) -> Needs:
@@ -153,7 +155,7 @@ class Method(ABC):
         """All networks that training changes, by a stable name."""
 
     @abstractmethod
-    def optimizers(self) -> dict[str, Optimizer | LRScheduler]:
+    def optimizers(self) -> dict[str, Optimizer | LambdaLR]:
         """All optimisers and schedules, by a stable name."""
 
     def train(self, mode: bool) -> None:  # noqa: FBT001 (nn.Module's own signature)
@@ -166,9 +168,11 @@ class Method(ABC):
         return {name: part.state_dict() for name, part in (self.modules() | self.optimizers()).items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state."""
-        for name, part in (self.modules() | self.optimizers()).items():
-            part.load_state_dict(state[name])
+        """Go on from a saved state, with the hyperparameters that this method was built with."""
+        for name, module in self.modules().items():
+            module.load_state_dict(state[name])
+        for name, part in self.optimizers().items():
+            restore(part, state[name])
 
 
 def check_trial(method: type[Method], options: Any, facts: Facts, training: TrainingSettings) -> None:
@@ -180,8 +184,12 @@ def check_trial(method: type[Method], options: Any, facts: Facts, training: Trai
     needs = method.needs(options)
     if facts.multi_label and not method.multi_label:
         raise InputError("this method needs one class for every image; here several may hold")
+    if needs.pool and training.mix != "none" and not method.mixable:
+        raise InputError(
+            f"training.mix is {training.mix!r}; it has to be 'none', for this method learns about single images"
+        )
     if needs.pair and facts.views < 2:
-        raise InputError(f"views.count is {facts.views}; this method compares two views of an image and needs 2")
+        raise InputError(f"views.count or training.views is {facts.views}; this method compares 2 views of an image")
     if needs.graph >= facts.pool_size:
         raise InputError(f"{needs.graph} neighbours of every image are asked for; there are {facts.pool_size} images")
     if needs.near and facts.pool_rows % (1 + needs.near):
@@ -286,6 +294,6 @@ class SingleTarget(Method):
         assert isinstance(student, StudentWithHeads)  # noqa: S101 (an invariant of this class)
         return student.heads
 
-    def optimizers(self) -> dict[str, Optimizer | LRScheduler]:
+    def optimizers(self) -> dict[str, Optimizer | LambdaLR]:
         """The one optimiser and its schedule."""
         return {"optimizer": self.optimizer, "schedule": self.schedule}

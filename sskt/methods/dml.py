@@ -41,6 +41,7 @@ class DML(PeerMethod):
 
     Options: ClassVar[type[Any]] = DMLOptions
     options: DMLOptions
+    mixable: ClassVar[bool] = True
 
     @classmethod
     def needs(cls, options: DMLOptions) -> Needs:

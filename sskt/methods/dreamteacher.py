@@ -70,6 +70,7 @@ class DreamTeacher(SingleTarget):
 
     Options: ClassVar[type[Any]] = DreamTeacherOptions
     options: DreamTeacherOptions
+    mixable: ClassVar[bool] = True
 
     @classmethod
     def needs(cls, options: DreamTeacherOptions) -> Needs:

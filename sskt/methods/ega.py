@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR
 
 from sskt.embedding_losses import REDUCTIONS, batch_centred, edge_matching, node_matching
 from sskt.errors import InputError, unknown_name
@@ -109,6 +109,7 @@ class EGA(SingleTarget):
 
     Options: ClassVar[type[Any]] = EGAOptions
     options: EGAOptions
+    mixable: ClassVar[bool] = True
 
     @classmethod
     def needs(cls, options: EGAOptions) -> Needs:
@@ -170,6 +171,6 @@ class EGA(SingleTarget):
         """Target, heads and source heads."""
         return super().modules() | ({"source_heads": self.source_side.heads} if self.source_side else {})
 
-    def optimizers(self) -> dict[str, Optimizer | LRScheduler]:
+    def optimizers(self) -> dict[str, Optimizer | LambdaLR]:
         """The target's optimiser and schedule, and the source heads' optimiser."""
         return super().optimizers() | ({"source_optimizer": self.source_side.optimizer} if self.source_side else {})

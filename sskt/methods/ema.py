@@ -60,6 +60,7 @@ class EMA(SingleTarget):
     Options: ClassVar[type[Any]] = EMAOptions
     options: EMAOptions
     multi_label: ClassVar[bool] = False
+    mixable: ClassVar[bool] = True
 
     @classmethod
     def needs(cls, options: EMAOptions) -> Needs:

@@ -59,6 +59,7 @@ class Embed(SingleTarget):
 
     Options: ClassVar[type[Any]] = EmbedOptions
     options: EmbedOptions
+    mixable: ClassVar[bool] = True
 
     @classmethod
     def needs(cls, options: EmbedOptions) -> Needs:

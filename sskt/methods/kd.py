@@ -37,6 +37,7 @@ class KD(SingleTarget):
     Options: ClassVar[type[Any]] = KDOptions
     options: KDOptions
     multi_label: ClassVar[bool] = False
+    mixable: ClassVar[bool] = True
 
     @classmethod
     def needs(cls, options: KDOptions) -> Needs:

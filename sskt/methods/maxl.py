@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR
 
 from sskt.errors import InputError
 from sskt.feeds import Batch
@@ -168,7 +168,7 @@ class MAXL(SingleTarget):
         """Target, heads and the label network."""
         return super().modules() | {"label_network": self.label_network}
 
-    def optimizers(self) -> dict[str, Optimizer | LRScheduler]:
+    def optimizers(self) -> dict[str, Optimizer | LambdaLR]:
         """An optimiser and a schedule for the target, and for the label network."""
         return super().optimizers() | {"label_optimizer": self.label_optimizer, "label_schedule": self.label_schedule}
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR
 
 from sskt.feeds import Batch
 from sskt.methods.base import Method, StudentWithHeads, Task
@@ -84,9 +84,9 @@ class PeerMethod(Method):
             parts |= {f"peer{number}": peer.target} | ({f"peer{number}/heads": peer.heads} if peer.heads else {})
         return parts
 
-    def optimizers(self) -> dict[str, Optimizer | LRScheduler]:
+    def optimizers(self) -> dict[str, Optimizer | LambdaLR]:
         """An optimiser and a schedule per peer."""
-        parts: dict[str, Optimizer | LRScheduler] = {}
+        parts: dict[str, Optimizer | LambdaLR] = {}
         for number, peer in enumerate(self.peers):
             parts |= {f"peer{number}/optimizer": peer.optimizer, f"peer{number}/schedule": peer.schedule}
         return parts

@@ -52,6 +52,7 @@ class Relation(SingleTarget):
 
     Options: ClassVar[type[Any]] = RelationOptions
     options: RelationOptions
+    mixable: ClassVar[bool] = True
 
     @classmethod
     def needs(cls, options: RelationOptions) -> Needs:

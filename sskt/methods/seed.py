@@ -71,6 +71,7 @@ class SEED(SingleTarget):
 
     Options: ClassVar[type[Any]] = SEEDOptions
     options: SEEDOptions
+    mixable: ClassVar[bool] = True
 
     @classmethod
     def needs(cls, options: SEEDOptions) -> Needs:

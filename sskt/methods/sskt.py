@@ -99,6 +99,7 @@ class SSKT(SingleTarget):
 
     Options: ClassVar[type[Any]] = SSKTOptions
     options: SSKTOptions
+    mixable: ClassVar[bool] = True
 
     @classmethod
     def needs(cls, options: SSKTOptions) -> Needs:

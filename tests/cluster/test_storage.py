@@ -1,71 +1,152 @@
+"""One contract for folders and for buckets of a real server; then what is a folder's own."""
+
 import os
+import secrets
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from cluster.storage import FolderStorage, StorageError, open_storage
+from cluster.storage import FolderStorage, Storage, StorageError, open_storage
+
+FOLDERS = ["c", "c-d", "c d/ü", "c/10"]
+NAMES = ["1", "2+%41", "x=&é.json", ".hidden"]
 
 
-def test_objects_come_back_as_written(tmp_path):
-    storage = open_storage(str(tmp_path / "new" / "place"))
+@pytest.fixture(params=["folder", "bucket"])
+def new_storage(request, tmp_path) -> Callable[[], Storage]:
+    """Opens an empty place with each call."""
+    root = str(tmp_path) if request.param == "folder" else request.getfixturevalue("bucket_uri")
+    return lambda: open_storage(f"{root}/new/{secrets.token_hex(4)}")
+
+
+@pytest.fixture
+def storage(new_storage) -> Storage:
+    return new_storage()
+
+
+def test_objects_come_back_as_written(storage):
     assert storage.read("a/b") is None
     storage.write("a/b", b"one")
     storage.write("a/b", b"two")
     assert storage.read("a/b") == b"two"
+    assert storage.read("a") is None
+    assert storage.read("a/b/c") is None
 
 
-def test_create_never_replaces(tmp_path):
-    storage = FolderStorage(str(tmp_path))
+@pytest.mark.parametrize("size", [0, 1, (1 << 23) + 1])
+def test_objects_of_any_size_come_back(storage, size):
+    data = os.urandom(size)
+    storage.write("object", data)
+    assert storage.read("object") == data
+    assert [found.bytes for found in storage.objects("")] == [size]
+
+
+def test_create_never_replaces(storage):
     assert storage.create("key", b"first")
     assert not storage.create("key", b"second")
     assert storage.read("key") == b"first"
+    storage.delete("key")
+    assert storage.create("key", b"third")
 
 
-def test_only_one_of_many_creators_wins(tmp_path):
-    storage = FolderStorage(str(tmp_path))
-    wins: list[int] = []
+def test_only_one_of_many_creators_wins(storage):
     ready = threading.Barrier(8)
 
-    def race(number: int) -> None:
+    def race(number: int) -> bool:
         ready.wait()
-        if storage.create("key", str(number).encode()):
-            wins.append(number)
+        return storage.create("key", str(number).encode())
 
-    racers = [threading.Thread(target=race, args=(number,)) for number in range(8)]
-    for racer in racers:
-        racer.start()
-    for racer in racers:
-        racer.join()
-    assert len(wins) == 1
-    assert storage.read("key") == str(wins[0]).encode()
+    with ThreadPoolExecutor(8) as racers:
+        wins = list(racers.map(race, range(8)))
+    assert sum(wins) == 1
+    assert storage.read("key") == str(wins.index(True)).encode()
 
 
-def test_keys_are_sorted_and_leave_out_files_being_written(tmp_path):
-    storage = FolderStorage(str(tmp_path))
-    for key in ("c/2", "c/10/x", "c/1", "d/1"):
+ACTIONS = st.tuples(
+    st.sampled_from(["write", "create", "delete"]), st.sampled_from(FOLDERS), st.sampled_from(NAMES), st.binary()
+)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(actions=st.lists(ACTIONS, max_size=12))
+def test_it_holds_what_a_dictionary_would_hold(new_storage, actions):
+    storage, expected = new_storage(), dict[str, bytes]()
+    for action, folder, name, data in actions:
+        key = f"{folder}/{name}"
+        if action == "write":
+            storage.write(key, data)
+            expected[key] = data
+        elif action == "create":
+            assert storage.create(key, data) == (key not in expected)
+            expected.setdefault(key, data)
+        else:
+            storage.delete(key)
+            expected.pop(key, None)
+    for key in (f"{folder}/{name}" for folder in FOLDERS for name in NAMES):
+        assert storage.read(key) == expected.get(key)
+    shown = sorted(key for key in expected if not key.endswith(".hidden"))
+    for prefix in ("", "c", "c/", "c d", "c-d", "nothing"):
+        below = [key for key in shown if not prefix or key.startswith(f"{prefix.rstrip('/')}/")]
+        assert list(storage.keys(prefix)) == below
+        assert [(found.key, found.bytes) for found in storage.objects(prefix)] == [
+            (key, len(expected[key])) for key in below
+        ]
+
+
+def test_keys_are_sorted_and_those_with_a_dot_are_the_storages_own(storage):
+    for key in ("c/2", "c/10/x", "c/1", "c-d/1", "d/1", "c/.writing-abc"):
         storage.write(key, b"")
-    (tmp_path / "c" / ".writing-abc").write_bytes(b"half")
     assert list(storage.keys("c")) == ["c/1", "c/10/x", "c/2"]
+    assert list(storage.keys("")) == ["c-d/1", "c/1", "c/10/x", "c/2", "d/1"]
     assert list(storage.keys("nothing")) == []
 
 
-def test_objects_say_how_large_and_how_old_they_are(tmp_path):
-    storage = FolderStorage(str(tmp_path))
+def test_all_of_very_many_keys_are_listed(storage):
+    keys = sorted(f"many/{number}" for number in range(1001))
+    with ThreadPoolExecutor(8) as writers:
+        list(writers.map(lambda key: storage.write(key, b""), keys))
+    assert list(storage.keys("many")) == keys
+
+
+def test_objects_say_how_large_and_how_old_they_are(storage):
     storage.write("c/2", b"four")
     storage.write("c/1", b"")
     storage.write("d/1", b"elsewhere")
-    os.utime(tmp_path / "c" / "2", (0, 1000.5))
-    (tmp_path / "c" / ".writing-abc").write_bytes(b"half")
     first, second = storage.objects("c")
     assert (first.key, first.bytes) == ("c/1", 0)
+    assert (second.key, second.bytes) == ("c/2", 4)
     assert abs(first.written - time.time()) < 60
-    assert second == ("c/2", 4, 1000.5)
     assert list(storage.objects("nothing")) == []
 
 
-def test_an_object_that_goes_away_while_others_are_listed_is_none(tmp_path):
+def test_delete_is_quiet_about_what_is_not_there(storage):
+    storage.write("key", b"1")
+    storage.delete("key")
+    storage.delete("key")
+    assert storage.read("key") is None
+
+
+def test_it_opens_again_by_its_address(storage):
+    storage.write("key", b"1")
+    again = open_storage(storage.uri)
+    assert again.uri == open_storage(f"{storage.uri}/").uri == storage.uri
+    assert again.read("key") == b"1"
+
+
+def test_a_file_says_when_it_was_written(tmp_path):
+    storage = FolderStorage(str(tmp_path))
+    storage.write("c/2", b"four")
+    os.utime(tmp_path / "c" / "2", (0, 1000.5))
+    assert list(storage.objects("c")) == [("c/2", 4, 1000.5)]
+
+
+def test_a_file_that_goes_away_while_others_are_listed_is_none(tmp_path):
     storage = FolderStorage(str(tmp_path))
     for key in ("c/1", "c/2", "c/3"):
         storage.write(key, b"")
@@ -73,14 +154,6 @@ def test_an_object_that_goes_away_while_others_are_listed_is_none(tmp_path):
     assert next(listing).key == "c/1"
     storage.delete("c/2")
     assert [found.key for found in listing] == ["c/3"]
-
-
-def test_delete_is_quiet_about_what_is_not_there(tmp_path):
-    storage = FolderStorage(str(tmp_path))
-    storage.write("key", b"1")
-    storage.delete("key")
-    storage.delete("key")
-    assert storage.read("key") is None
 
 
 def test_nothing_is_left_over_after_writing(tmp_path):
@@ -91,16 +164,39 @@ def test_nothing_is_left_over_after_writing(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
 
 
-def test_a_place_that_cannot_be_written_is_named(tmp_path):
+def test_a_place_that_cannot_be_written_or_read_is_named(tmp_path):
     (tmp_path / "file").write_text("not a folder")
-    storage = open_storage(str(tmp_path / "file"))
     with pytest.raises(StorageError, match="file' cannot be written"):
-        storage.write("a/b", b"1")
+        open_storage(str(tmp_path / "file")).write("a/b", b"1")
+    with pytest.raises(StorageError, match=r"cannot be read: .*File name too long"):
+        open_storage(str(tmp_path)).read("x" * 300)
 
 
-def test_an_unknown_scheme_is_refused():
-    with pytest.raises(StorageError, match="the scheme 'ftp' is unknown"):
-        open_storage("ftp://somewhere")
+@pytest.mark.parametrize(
+    ("uri", "words"),
+    [
+        ("ftp://somewhere", "the scheme 'ftp' is unknown; use a folder's path or s3://bucket/prefix"),
+        ("S3://bucket", "the scheme 'S3' is unknown"),
+        ("s3:/bucket/x", "'s3:' is not the name of a bucket; use s3://bucket/prefix"),
+        ("s3://", "'' is not the name of a bucket"),
+        ("s3:///x", "'' is not the name of a bucket"),
+        ("s3://My_Bucket/x", "'My_Bucket' is not the name of a bucket"),
+        ("s3://bucket/a//b", "'a//b' is not a prefix"),
+        ("s3://bucket/../b", "'../b' is not a prefix"),
+        ("s3://bucket/x?endpoint_override=h", "and AWS_ENDPOINT_URL"),
+    ],
+)
+def test_a_wrong_address_is_refused(uri, words):
+    with pytest.raises(StorageError) as refused:
+        open_storage(uri)
+    assert words in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_an_address_with_a_secret_is_refused_and_not_repeated():
+    with pytest.raises(StorageError, match="holds no credentials") as refused:
+        open_storage("s3://KEY:SECRET@bucket/x")
+    assert "SECRET" not in str(refused.value)
 
 
 def test_relative_folders_are_fixed_when_opened(tmp_path, monkeypatch):

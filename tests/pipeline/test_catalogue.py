@@ -32,6 +32,11 @@ def test_every_method_and_every_option_is_listed_with_its_default(name):
     assert describe(name, METHODS[name]) in catalogue()
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_methods_that_can_learn_from_mixed_images_say_so(name):
+    assert ("\n  can learn from mixed images" in describe(name, METHODS[name])) == METHODS[name].mixable
+
+
 def test_needs_are_those_of_the_defaults():
     assert "needs logits of its sources" in describe("kd", METHODS["kd"])
     assert "needs no cache" in describe("finetune", METHODS["finetune"])

@@ -1,7 +1,7 @@
 import torch
 
 from cluster.storage import FolderStorage
-from pipeline.checkpoints import KEPT, Checkpoints
+from pipeline.checkpoints import KEPT, Checkpoints, newest_epochs
 
 
 def state(epoch: int) -> dict:
@@ -34,6 +34,16 @@ def test_a_damaged_state_gives_way_to_the_one_before(tmp_path):
         assert checkpoints.load()["epoch"] == 1
     checkpoints.clear()
     assert checkpoints.load() is None
+
+
+def test_one_listing_tells_how_far_all_trainings_are(tmp_path):
+    storage = FolderStorage(str(tmp_path))
+    assert newest_epochs(storage) == {}
+    for key, epochs in (("one", (1, 2, 10)), ("two", (7,))):
+        for epoch in epochs:
+            Checkpoints(storage, key).save(state(epoch))
+    assert newest_epochs(storage) == {key: Checkpoints(storage, key).newest_epoch() for key in ("one", "two")}
+    assert newest_epochs(storage) == {"one": 10, "two": 7}
 
 
 def test_trainings_do_not_see_each_other(tmp_path):

@@ -18,7 +18,7 @@ from sskt.errors import DamagedError, SsktError
 
 ROWS, VIEWS, WIDTH, COUNT = 150, 3, 5, 4
 LABELS = Labels(
-    source={"weights": "abc"}, views={"operations": [], "seed": 0}, output="embedding", turned=False, width=WIDTH,
+    source={"weights": "abc"}, views={"operations": [], "seed": 0}, output="embedding", kind="", width=WIDTH,
     encoding="fp16", numerics={"device": "cpu"},
 )  # fmt: skip
 EMBEDDING = CacheSpec(labels=LABELS, blocks=(PoolBlock(stop=ROWS, fingerprint="pool"),), view_count=VIEWS)

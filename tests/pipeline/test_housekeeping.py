@@ -7,6 +7,7 @@ import time
 import pytest
 
 from cluster.storage import FolderStorage
+from pipeline.attempts import trial_claim
 from pipeline.claims import claim_key
 from pipeline.experiment import load_experiment
 from pipeline.graphs import GraphSpec
@@ -188,6 +189,15 @@ def test_a_graph_that_is_being_made_is_kept(experiment_file):
     storage.write("graphs/0123.json", b"record")
     collect(storage, [plan], delete=True)
     assert keys(storage, "graphs") == set()
+
+
+def test_claims_on_trials_are_kept_as_long_as_somebody_renews_them(experiment_file):
+    plan, storage = prepared(experiment_file)
+    for run_key, hours in (("dead", 1.1), ("alive", 0.9)):
+        storage.write(trial_claim(run_key), b"somebody")
+        os.utime(storage.path(trial_claim(run_key)), (time.time() - hours * BUSY_SECONDS,) * 2)
+    collect(storage, [plan], delete=True)
+    assert keys(storage, "claims") == {trial_claim("alive")}
 
 
 class StoppedError(Exception):

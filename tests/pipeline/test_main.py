@@ -29,7 +29,8 @@ def test_the_command_line_is_frozen():
     }
     usual = ["--help", "--set", "-h", "experiment"]
     train = sorted([*usual, "--export", "--in-process", "--trial"])
-    assert flags == dict.fromkeys(("pack", "cache", "sweep", "report"), usual) | {
+    assert flags == dict.fromkeys(("pack", "cache", "report"), usual) | {
+        "sweep": sorted([*usual, "--dry-run"]),
         "train": train,
         "demo": ["--help", "--set", "-h"],
         "methods": ["--help", "-h"],
@@ -69,6 +70,12 @@ def test_a_mistake_is_one_line_and_exit_code_2_before_anything_starts(experiment
     assert says in told.err
     assert told.err.startswith("error: ")
     assert len(told.err.strip().splitlines()) == 1
+
+
+def test_a_trial_of_a_search_is_not_trained_by_its_number(experiment_file, capsys):
+    search = "search={by: random, trials: 2, axes: {training.lr: [0.1, 0.2]}}"
+    assert main(["train", str(experiment_file), "--set", search, "--trial", "0"]) == 2
+    assert "small is a search, whose trials are not known beforehand; run `sweep`" in capsys.readouterr().err
 
 
 def test_a_mistake_starts_no_ray(experiment_file):

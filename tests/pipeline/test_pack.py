@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cluster.storage import FolderStorage
-from pipeline.pack import ROW_GROUP, pack, pack_raw, part_rows
+from pipeline.pack import pack, pack_raw, part_rows
 from pipeline.packed import load_manifest, read_packed
 from sskt.datasets import DatasetSettings, RawDataset, Record
 from sskt.errors import InputError
@@ -311,11 +311,11 @@ def test_a_failed_packing_leaves_no_manifest(tmp_path):
     assert [key.rsplit("/")[-1] for key in storage.keys("datasets")] == ["part-00000.parquet"]
 
 
-def test_parts_are_whole_row_groups_of_bounded_size(tmp_path):
-    assert part_rows(8 * 8) == part_rows(32 * 32 * 3) == 8192
-    assert part_rows(224 * 224 * 3) == ROW_GROUP
-    assert part_rows(10**7) == ROW_GROUP
-    assert part_rows(96 * 96 * 3) * 96 * 96 * 3 <= 1 << 28
+def test_parts_are_bounded_in_rows_and_in_bytes(tmp_path):
+    assert part_rows(8 * 8) == part_rows(2048) == 8192
+    assert part_rows(32 * 32 * 3) == 5461
+    assert part_rows(224 * 224 * 3) == 111
+    assert part_rows(1 << 25) == 1
 
     storage = store(tmp_path)
     records = [Loads().record(str(index), 0, Image.new("L", (2, 2), index % 256)) for index in range(8200)]

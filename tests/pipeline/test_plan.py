@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from pipeline.__main__ import main
+from pipeline.canonical import digest, plain
 from pipeline.experiment import load_experiment
 from pipeline.plan import load_sources, make_plan
 from pipeline.stages import Stages
@@ -12,6 +13,7 @@ from sskt.errors import InputError
 from sskt.export import export_bytes
 from sskt.networks import ImageFormat, build_target
 from sskt.settings import TargetSettings
+from sskt.views import KINDS
 from tests import fragile
 from tests.pipeline.test_trials import CPU, prepared, three_classes, with_methods
 
@@ -186,10 +188,27 @@ def test_a_cache_is_planned_for_every_view_a_method_reads(experiment_file):
     assert len({spec.id for spec in specs.values()}) == len(specs)
 
 
+def test_mixed_images_have_caches_and_keys_of_their_own_where_the_pool_is_learnt_from(experiment_file):
+    """A method that does not look at the pool asks for no other cache."""
+    entries = (TAUGHT, TAUGHT.replace("all", "labelled"), "method: at, sources: [wise], learn_from: all")
+    with_methods(experiment_file, *entries)
+    plan = plan_of(experiment_file, "grid={training.mix: [none, mixup, cutmix]}", "seeds=[0]")
+    read = [set(plan.caches_for([planned])["wise"]) for planned in plan.trials]
+    for first, output, mixed in ((0, "logits", True), (3, "logits", False), (6, "attention", True)):
+        expected = [{output} | ({f"{mix} {output}"} if mixed and mix else set()) for mix in ("", "mixup", "cutmix")]
+        assert read[first : first + 3] == expected
+    assert len(set(keys(plan))) == 9
+    assert plan.trials[1].spec["sources"] == [
+        ["wise", *(plan.caches["wise"][name].id for name in ("logits", "mixup logits"))]
+    ]
+    assert len({spec.id for spec in plan.caches["wise"].values()}) == len(plan.caches["wise"])
+
+
 def test_maps_are_known_only_where_they_are_asked_for(experiment_file):
     plan = plan_of(experiment_file)
     assert plan.maps == {}
-    assert set(plan.caches["wise"]) == {"logits", "turned logits", "embedding", "turned embedding"}
+    outputs = {"logits", "embedding"}
+    assert set(plan.caches["wise"]) == outputs | {f"{kind} {output}" for kind in list(KINDS)[1:] for output in outputs}
 
 
 def test_a_frozen_part_of_a_source_is_part_of_the_key(experiment_file):
@@ -217,7 +236,13 @@ def test_neighbours_by_a_live_source_are_refused(experiment_file, capsys):
     ("entry", "changes", "says"),
     [
         ("method: dogo", ("views.count=1",),
-         "methods: 'dogo': views.count is 1; this method compares two views of an image and needs 2"),
+         "methods: 'dogo': views.count or training.views is 1; this method compares 2 views of an image"),
+        ("method: dogo", ("training.views=1",),
+         "methods: 'dogo': views.count or training.views is 1; this method compares 2 views of an image"),
+        ("method: scratch", ("training.views=4",), "FILE: training.views is 4; it has to be at most views.count, 3"),
+        ("method: crd, sources: [wise], learn_from: all", ("training.mix=mixup",),
+         "methods: 'crd wise, learn_from all': training.mix is 'mixup'; it has to be 'none', for this method "
+         "learns about single images"),
         ("method: scratch", ("training.loss=bce",),
          "methods: 'scratch': training.loss is 'bce'; an image has one class here, which needs 'ce' or 'focal'"),
         ("method: propagate, sources: [wise], neighbours: 108", (),
@@ -330,8 +355,8 @@ def test_what_was_chosen_for_the_logits_is_for_the_logits_alone(experiment_file)
     plan = plan_of(experiment_file)
     chosen = make_plan(experiment, plan.packed, sources=plan.sources, encodings={"wise": "u8"}).caches["wise"]
     assert {name: spec.labels.encoding for name, spec in chosen.items()} == {
-        "logits": "u8", "turned logits": "u8", "embedding": "fp16", "turned embedding": "fp16",
-    }  # fmt: skip
+        name: "u8" if name.endswith("logits") else "fp16" for name in plan.caches["wise"]
+    }
 
 
 def test_a_network_that_does_not_take_such_images_is_refused(experiment_file, capsys):
@@ -347,3 +372,57 @@ def test_a_source_that_does_not_take_such_images_is_refused(experiment_file, cap
     said = refusal(experiment_file, capsys, f"sources.wise={{{source}, input: {{mean: [0.5], std: [0.5]}}}}")
     wanted = "sources.wise: Picky does not take images of 12 by 12 pixels (it wants 20 by 20); say which in input.size"
     assert said == wanted
+
+
+def test_a_training_is_the_same_however_its_values_were_come_by(experiment_file):
+    written = plan_of(experiment_file, "training.lr=0.07", "methods.1.alpha=0.5")
+    swept = plan_of(experiment_file, "grid={training.lr: [0.06, 0.07]}", "methods.1.grid={alpha: [0.5, 1.0]}")
+    searched = "search={by: grid, axes: {training.lr: [0.06, 0.07]}}"
+    plan = plan_of(experiment_file, searched, "methods.1.search={alpha: [0.5, 1.0]}")
+    assert set(keys(written)) < set(keys(swept))
+    assert len(keys(swept)) == 2 * (2 + 2 * 2)
+    assert {planned.run_key for planned in plan.possible} == {
+        planned.run_key for planned in swept.trials if planned.trial.seed == 0
+    }
+    point = {"training.lr": 0.07, "options.alpha": 0.5}
+    assert plan.plan(plan.experiment.at(1, point, seed=1)).run_key == keys(written)[3]
+    assert plan.trials == []
+
+
+def test_a_run_key_is_the_hash_of_what_decides_the_outcome_and_of_nothing_else(experiment_file):
+    plan = plan_of(experiment_file, "grid={training.lr: [0.06, 0.07]}")
+    for planned in plan.trials:
+        trial = planned.trial
+        decides = {
+            name: getattr(trial, name) for name in ("method", "options", "sources", "target", "training", "seed")
+        }
+        assert planned.run_key == digest(planned.spec) == digest(planned.spec | {"trial": decides})
+        assert planned.spec == plain(planned.spec)
+    first, last = plan.trials[0].spec, plan.trials[-1].spec
+    assert first["trial"]["target"] is last["trial"]["target"]  # one object: there may be thousands of trials
+    assert first["views"] is last["views"]
+
+
+def test_whatever_a_search_may_need_is_known_beforehand(experiment_file):
+    with_methods(
+        experiment_file, "method: dreamteacher, search: {attention_weight: {low: 0.0, high: 1.0}}", "method: scratch"
+    )
+    axes = "{sources: [[wise]], target: [{architecture: small_cnn}, {architecture: resnet20}]}"
+    plan = plan_of(experiment_file, f"search={{by: optuna, trials: 3, axes: {axes}}}")
+    assert set(plan.caches_for()["wise"]) == {"features", "attention"}  # of which one end needs but one
+    assert len(plan.taps) == 2
+    assert set(plan.sources) == {"wise"}
+    inside = {"sources": ["wise"], "target": {"architecture": "resnet20"}, "options.attention_weight": 0.5}
+    planned = plan.plan(plan.experiment.at(0, inside, seed=0))
+    assert plan.caches_for([planned]) == plan.caches_for()
+
+
+def test_graphs_of_all_that_a_search_may_ask_for(experiment_file):
+    with_methods(experiment_file, "method: lsp, sources: [wise], search: {neighbours: [3, 7]}")
+    plan = plan_of(experiment_file, "search={by: grid}", "training.pool_batch_size=32")
+    assert {graph.neighbours for graph in plan.graphs_for().values()} == {3, 7}
+
+
+def test_a_corner_that_cannot_be_is_refused_before_anything_runs(experiment_file, capsys):
+    said = refusal(experiment_file, capsys, "search={by: optuna, trials: 3, axes: {training.loss: [ce, bce]}}")
+    assert said.startswith("methods: 'scratch, loss bce': training.loss is 'bce'")

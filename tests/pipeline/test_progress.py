@@ -23,3 +23,8 @@ def test_callers_that_count_themselves_are_followed():
     progress.reach(3, 8)
     progress.reach(5, 8)
     assert (progress.done, progress.total) == (5, 8)
+
+
+def test_before_anything_is_done_no_time_is_foretold():
+    progress = Progress("train", total=8, unit="epochs")
+    assert progress.line(61.4) == "train: 0 of 8 epochs, after 61 s"

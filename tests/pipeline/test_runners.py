@@ -3,18 +3,21 @@
 import signal
 
 import pytest
+import ray
 
 from cluster.resources import Resources
 from pipeline.experiment import load_experiment
 from pipeline.results import read_failure, read_result
-from pipeline.runners import run_plain, run_train, run_tune
+from pipeline.runners import Demand, run_packed, run_plain, run_populations, run_train
 from pipeline.stages import Stages
 from pipeline.trials import gather_materials
-from sskt.errors import SsktError
+from pipeline.tuning import TRIES, Fixed
+from sskt.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("ray_session")
-NEED = Resources(cpus=1)
-TIMES = ("seconds", "training_seconds")
+DEMAND = Demand(need=Resources(cpus=1))
+TWO_AT_ONCE = Demand(need=Resources(cpus=1), at_once=2)
+TWO_WORKERS = Demand(need=Resources(cpus=1), workers=2)
 
 
 def prepared(file, *changes):
@@ -24,29 +27,45 @@ def prepared(file, *changes):
     return plan, stages.storage, gather_materials(plan, stages.storage, plan.trials)
 
 
+def alone(planned, storage, materials):
+    """The result of a trial run in this process, which is then forgotten."""
+    assert run_plain(planned, materials, DEMAND).state == "done"
+    result = read_result(storage, planned.run_key)
+    storage.delete(f"results/{planned.run_key}.json")
+    return result
+
+
+def by_tune(trials, materials, demand=TWO_AT_ONCE):
+    """How trials ended, by run key."""
+    ends = []
+    run_packed(Fixed(trials), demand, ends.append, materials=materials)
+    assert len(ends) == len(trials)
+    return {ended.planned.run_key: ended for ended in ends}
+
+
+def by_train(planned, storage, materials, demand):
+    ended = run_train(planned, [ray.put(materials)], demand)
+    return ended, read_result(storage, planned.run_key)
+
+
 def forget(storage, plan):
     for planned in plan.trials:
         storage.delete(f"results/{planned.run_key}.json")
 
 
-def without_times(result):
-    return {name: value for name, value in result.items() if name not in TIMES}
-
-
 def test_plain_tune_and_train_measure_the_same(experiment_file):
     plan, storage, materials = prepared(experiment_file)
-    plain = {planned.run_key: run_plain(planned, materials, need=NEED) for planned in plan.trials}
-    forget(storage, plan)
-    finished = []
-    run_tune(plan.trials, materials, need=NEED, at_once=2, tell=finished.append)
-    assert {(end.run_key, end.failure) for end in finished} == {(planned.run_key, None) for planned in plan.trials}
+    plain = {planned.run_key: alone(planned, storage, materials) for planned in plan.trials}
+    ends = by_tune(plan.trials, materials)
     for planned in plan.trials:
-        tuned = read_result(storage, planned.run_key)
+        tuned, ended = read_result(storage, planned.run_key), ends[planned.run_key]
         assert tuned["history"] == plain[planned.run_key]["history"]
         assert tuned["test"] == plain[planned.run_key]["test"]
+        assert (ended.state, ended.epoch, ended.score) == ("done", 3, tuned["validation"]["accuracy"])
+        assert (tuned["side_by_side"], plain[planned.run_key]["side_by_side"]) == (2, 1)
     forget(storage, plan)
     interrupts = signal.getsignal(signal.SIGINT)
-    trained = run_train(plan.trials[2], materials, need=NEED, workers=1)
+    _, trained = by_train(plan.trials[2], storage, materials, DEMAND)
     assert signal.getsignal(signal.SIGINT) is interrupts, "later stages of the command have to stop at Ctrl-C"
     assert trained["history"] == plain[plan.trials[2].run_key]["history"]
     assert trained["test"] == plain[plan.trials[2].run_key]["test"]
@@ -56,27 +75,25 @@ def test_one_failed_trial_does_not_end_the_others(experiment_file):
     text = experiment_file.read_text().replace("seeds: [0, 1]", "seeds: [0]\ngrid: {training.lr: [1.0e+30, 0.05]}")
     experiment_file.write_text(text)
     plan, storage, materials = prepared(experiment_file)
-    finished = []
-    run_tune(plan.trials, materials, need=NEED, at_once=2, tell=finished.append)
-    failures = {end.run_key: end.failure for end in finished}
+    ends = by_tune(plan.trials, materials)
     for planned in plan.trials:
         if planned.trial.training.lr > 1:
-            assert "no longer finite in epoch 1" in failures[planned.run_key]
-            assert read_failure(storage, planned.run_key) == failures[planned.run_key]
+            assert ends[planned.run_key].state == "failed"
+            assert "no longer finite in epoch 1" in ends[planned.run_key].reason
+            assert read_failure(storage, planned.run_key).reason == ends[planned.run_key].reason
             assert read_result(storage, planned.run_key) is None
         else:
-            assert failures[planned.run_key] is None
+            assert ends[planned.run_key].state == "done"
             assert read_result(storage, planned.run_key) is not None
 
 
 def test_two_processes_train_one_target(experiment_file):
     plan, storage, materials = prepared(experiment_file, "resources.workers=2")
-    result = run_train(plan.trials[2], materials, need=NEED, workers=2)
+    _, result = by_train(plan.trials[2], storage, materials, TWO_WORKERS)
     assert result["processes"] == 2
     assert [metrics["epoch"] for metrics in result["history"]] == [1, 2, 3]
     assert result["history"][-1]["primary"] < result["history"][0]["primary"]
     assert result["label_rows"] == 3 * 4 * 32
-    assert read_result(storage, plan.trials[2].run_key) is not None
 
 
 @pytest.mark.parametrize("trial", [0, 2])
@@ -86,19 +103,19 @@ def test_two_processes_learn_what_one_does(experiment_file, tmp_path, trial):
     experiment_file.write_text(text.replace("architecture: small_cnn", "architecture: 'tests.fragile:mortal'"))
     plan, storage, materials = prepared(experiment_file, "resources.workers=2")
     planned = plan.trials[trial]
-    alone = run_plain(planned, materials, need=NEED)
-    forget(storage, plan)
-    together = run_train(planned, materials, need=NEED, workers=2)
-    for one, two in zip(alone["history"], together["history"], strict=True):
+    single = alone(planned, storage, materials)
+    _, together = by_train(planned, storage, materials, TWO_WORKERS)
+    for one, two in zip(single["history"], together["history"], strict=True):
         assert two == pytest.approx(one, abs=1e-4)
-    assert together["test"] == alone["test"]
+    assert together["test"] == single["test"]
 
 
 def test_a_diverged_training_is_one_error_on_all_processes(experiment_file):
     plan, storage, materials = prepared(experiment_file, "training.lr=1e30")
-    with pytest.raises(SsktError, match="no longer finite in epoch 1"):
-        run_train(plan.trials[2], materials, need=NEED, workers=2)
-    assert "no longer finite" in read_failure(storage, plan.trials[2].run_key)
+    ended, result = by_train(plan.trials[2], storage, materials, TWO_WORKERS)
+    assert (ended.state, result) == ("failed", None)
+    assert "no longer finite in epoch 1" in ended.reason
+    assert "no longer finite" in read_failure(storage, plan.trials[2].run_key).reason
 
 
 @pytest.mark.parametrize("runner", ["tune", "train"])
@@ -109,13 +126,12 @@ def test_a_process_that_dies_is_replaced_and_goes_on_from_the_checkpoint(experim
     experiment_file.write_text(text.replace("architecture: small_cnn", "architecture: 'tests.fragile:mortal'"))
     plan, storage, materials = prepared(experiment_file)
     planned = plan.trials[2]
-    whole = run_plain(planned, materials, need=NEED)
-    forget(storage, plan)
+    whole = alone(planned, storage, materials)
     (lives / "life-0").touch()
     if runner == "tune":
-        run_tune([planned], materials, need=NEED, at_once=1, tell=lambda finished: None)
+        by_tune([planned], materials)
     else:
-        run_train(planned, materials, need=NEED, workers=1)
+        by_train(planned, storage, materials, DEMAND)
     assert list(lives.iterdir()) == []
     resumed = read_result(storage, planned.run_key)
     assert resumed["history"] == whole["history"]
@@ -129,9 +145,13 @@ def test_a_trial_whose_process_always_dies_is_reported_and_does_not_end_the_othe
         (lives / f"life-{number}").touch()
     text = experiment_file.read_text().replace("{width: 4}", f"{{lives: {lives}}}").replace("epochs: 3", "epochs: 9")
     experiment_file.write_text(text.replace("architecture: small_cnn", "architecture: 'tests.fragile:mortal'"))
-    plan, storage, materials = prepared(experiment_file)
-    finished = []
-    run_tune(plan.trials[:1], materials, need=NEED, at_once=1, tell=finished.append)
-    assert len(list(lives.iterdir())) == 9 - 2
-    assert finished[0].failure
-    assert "after 2 tries" in read_failure(storage, plan.trials[0].run_key)
+    plan, _, materials = prepared(experiment_file)
+    (ended,) = by_tune(plan.trials[:1], materials).values()
+    assert len(list(lives.iterdir())) == 9 - TRIES
+    assert (ended.state, ended.died) == ("failed", True)
+
+
+def test_populations_ask_for_a_single_machine(monkeypatch):
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True}, {"Alive": False}, {"Alive": True}])
+    with pytest.raises(InputError, match="'pbt' on a cluster of 2 machines; it has to be a single one"):
+        run_populations(Fixed([]), DEMAND, print, materials=None, scheduler=None)

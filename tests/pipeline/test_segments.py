@@ -9,7 +9,8 @@ from pipeline.segments import open_cache, read_cache, require_cache, segments_of
 from sskt.errors import DamagedError
 from tests.pipeline.test_specs import GROWN, LABELS, SPEC
 
-TURNED = dataclasses.replace(SPEC, labels=dataclasses.replace(LABELS, turned=True))
+TURNED = dataclasses.replace(SPEC, labels=dataclasses.replace(LABELS, kind="turned"))
+MIXED = dataclasses.replace(SPEC, labels=dataclasses.replace(LABELS, kind="mixup"))
 
 
 def said(spec, ids, view_ids) -> np.ndarray:
@@ -60,7 +61,7 @@ def test_more_views_and_more_samples_leave_what_is_there(tmp_path):
     assert (whole.passes, whole.seconds) == (230 * 6, 0.5 * (3 + 3 + 2))
 
 
-@pytest.mark.parametrize("spec", [SPEC, TURNED])
+@pytest.mark.parametrize("spec", [SPEC, TURNED, MIXED])
 def test_the_content_does_not_depend_on_how_it_came_about(tmp_path, spec):
     at_once, bit_by_bit = FolderStorage(str(tmp_path / "one")), FolderStorage(str(tmp_path / "two"))
     make(at_once, spec.segment(0, 0, 4))
@@ -72,13 +73,13 @@ def test_the_content_does_not_depend_on_how_it_came_about(tmp_path, spec):
     assert one.content != open_cache(at_once, with_views(spec, 3)).content
 
 
-@pytest.mark.parametrize("spec", [SPEC, TURNED])
+@pytest.mark.parametrize("spec", [SPEC, TURNED, MIXED])
 def test_the_first_views_of_more_are_enough(tmp_path, spec):
     storage = FolderStorage(str(tmp_path))
     make(storage, spec.segment(0, 0, 4))
     few = with_views(spec, 2)
     whole = open_cache(storage, few)
-    expected = said(spec, range(150), [number * (1 << 20) + view for number in spec.labels.quarters for view in (0, 1)])
+    expected = said(spec, range(150), [number * (1 << 20) + view for number in spec.labels.numbers for view in (0, 1)])
     np.testing.assert_array_equal(read_cache(storage, whole), expected)
 
 

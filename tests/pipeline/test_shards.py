@@ -5,14 +5,16 @@ import pytest
 import torch
 
 from cluster.storage import open_storage
-from pipeline import shards
+from pipeline import shards, specs
 from pipeline.claims import Claim, claim_key
 from pipeline.experiment import load_experiment
-from pipeline.labels import as_record, record_key, shard_key
-from pipeline.packed import read_images
+from pipeline.labels import as_record, finish_segment, read_record, record_key, shard_key
+from pipeline.packed import PoolBlock, read_images
+from pipeline.segments import read_cache, require_cache
 from pipeline.shards import Part, ShardJob, ShardWriter, label_shard, make_shard
 from pipeline.stages import Stages
 from sskt.errors import DamagedError, SsktError
+from sskt.gallery import Gallery
 from sskt.golden import check_pixels
 from sskt.sources import load_source
 
@@ -144,18 +146,59 @@ def test_a_failure_leaves_no_claim(prepared):
     assert open_storage(job.storage_uri).read(claim_key(logits, 0)) is None
 
 
-def test_the_pixels_of_some_views_are_remembered(prepared):
+@pytest.mark.parametrize("name", ["turned logits", "mixup logits"])
+def test_the_pixels_of_some_views_are_remembered(prepared, name):
     plan, job = prepared
-    record = made(plan, job, "turned logits")["turned logits"]
-    segment = segment_of(job, "turned logits")
+    record, segment = made(plan, job, name)[name], segment_of(job, name)
     storage = Stages(plan.experiment, lambda line: None).storage
     images = torch.from_numpy(read_images(plan.packed, storage, range(plan.packed.pool)))
     assert len(record.golden) >= 60 // segment.shards
     assert {int(place.split("/")[1]) for place in record.golden} <= set(segment.view_ids)
-    check_pixels(plan.recipe, images, record.golden)
-    images[:, 0, 4, 4] ^= 1
+    gallery = Gallery(plan.recipe, images, plan.packed.edges)
+    check_pixels(gallery, record.golden)
+    images[:, 0, 4, 4] ^= 16
     with pytest.raises(DamagedError, match="is not what the sources saw"):
-        check_pixels(plan.recipe, images, record.golden)
+        check_pixels(gallery, record.golden)
+
+
+@pytest.mark.parametrize("name", ["mixup logits", "cutmix embedding"])
+def test_a_shard_of_mixed_views_is_that_of_the_whole_pool(prepared, monkeypatch, name):
+    """Of a pool that grew, cut into shards that are no whole groups: each reads the partners that it lacks."""
+    plan, job = prepared
+    packed = dataclasses.replace(
+        job.packed, blocks=(PoolBlock(stop=20, fingerprint="old"), PoolBlock(stop=108, fingerprint="new"))
+    )
+    monkeypatch.setattr(specs, "SMALLEST_SHARD", 50)
+    spec = dataclasses.replace(plan.caches["wise"][name], blocks=packed.blocks)
+    spec = dataclasses.replace(spec, labels=dataclasses.replace(spec.labels, encoding="fp32"))
+    segments = [spec.segment(block, 0, 3) for block in (0, 1)]
+    parts = {segment.prefix: Part(source="wise", segment=segment) for segment in segments}
+    job, storage = dataclasses.replace(job, packed=packed, parts=parts), open_storage(job.storage_uri)
+    for segment in segments:
+        for shard in range(segment.shards):
+            made_now = make_shard(plan.sources, job, shard=shard, prefixes=[segment.prefix])[segment.prefix]
+            assert made_now.passes == len(segment.id_range(shard)) * 3
+        finish_segment(storage, segment, [read_record(storage, segment, shard) for shard in range(segment.shards)])
+    stored = read_cache(storage, require_cache(storage, spec, source="wise"))
+    assert [segment.shards for segment in segments] == [1, 2]
+    images = torch.from_numpy(read_images(packed, storage, range(108)))
+    gallery, ids = Gallery(plan.recipe, images, packed.edges), torch.arange(108)
+    for place, view in enumerate(segments[0].view_ids):
+        shown = gallery.show(ids, views=torch.full_like(ids, view), kind=spec.labels.kind)
+        said = plan.sources["wise"].outputs(shown, (spec.labels.output,))[spec.labels.output]
+        values = torch.from_numpy(stored[:, place].copy()).view(torch.float32)
+        assert torch.allclose(values, said, atol=1e-5)
+        assert said.std() > 1e-3
+
+
+def test_a_read_of_the_images_serves_all_kinds_of_views(prepared, monkeypatch):
+    plan, job = prepared
+    reads = []
+    monkeypatch.setattr(shards, "read_images", lambda *asked: reads.append(asked[2]) or read_images(*asked))
+    monkeypatch.setattr(specs, "SMALLEST_SHARD", 50)
+    assert len(made(plan, job, "logits", "mixup logits", "turned logits", shard=1)) == 3
+    made(plan, job, "logits", shard=1)
+    assert reads == [range(108), range(50, 100)]
 
 
 def test_rows_are_samples_and_views_lie_side_by_side(prepared):
@@ -164,8 +207,9 @@ def test_rows_are_samples_and_views_lie_side_by_side(prepared):
     exact = dataclasses.replace(logits, labels=dataclasses.replace(logits.labels, encoding="fp32"))
     storage = Stages(plan.experiment, lambda line: None).storage
     images = torch.from_numpy(read_images(plan.packed, storage, exact.id_range(1)))
+    gallery = Gallery(plan.recipe, images, plan.packed.edges, first=exact.id_range(1).start)
     job = dataclasses.replace(job, batch_size=7)
-    (rows,) = label_shard(plan.sources["wise"], images, job=job, shard=1, segments=[exact])
+    (rows,) = label_shard(plan.sources["wise"], gallery, job=job, shard=1, segments=[exact])
     logits = torch.from_numpy(rows).view(torch.float32)
     first = exact.id_range(1).start
     for sample, view in ((0, 0), (3, 2), (len(images) - 1, 1)):

@@ -4,14 +4,16 @@ import itertools
 import pytest
 
 from pipeline.packed import PoolBlock
-from pipeline.specs import CacheSpec, Labels, Segment
+from pipeline.specs import CacheSpec, Labels, Segment, kinds_of
+from sskt.methods import Needs
+from sskt.settings import TrainingSettings
 from sskt.views import TURN
 
 LABELS = Labels(
     source={"weights": "abc"},
     views={"operations": [], "seed": 0},
     output="logits",
-    turned=False,
+    kind="",
     width=10,
     encoding="fp16",
     numerics={"device": "cpu"},
@@ -36,7 +38,7 @@ def test_any_difference_in_what_is_said_is_another_cache(field):
         "source": {"weights": "abd"},
         "views": {"operations": [], "seed": 1},
         "output": "embedding",
-        "turned": True,
+        "kind": "mixup",
         "width": 11,
         "encoding": "fp32",
         "numerics": {"device": "cuda"},
@@ -64,9 +66,38 @@ def test_a_pool_that_grows_keeps_the_segments_it_has():
     assert (new.first, new.stop, new.rows, GROWN.rows) == (150, 230, 80, 230)
 
 
+def test_mixed_views_have_one_number_and_show_whole_groups():
+    for kind, number in (("mixup", 4), ("cutmix", 5)):
+        labels = dataclasses.replace(LABELS, kind=kind)
+        segment = Segment(labels=labels, pool="p", first=30, stop=3030, first_view=2, stop_view=4)
+        assert labels.name == f"{kind} logits"
+        assert segment.view_ids == (number * TURN + 2, number * TURN + 3)
+        for shard in range(segment.shards):
+            own, shown = segment.id_range(shard), segment.shown_range(shard)
+            assert shown.start <= own.start < own.stop <= shown.stop
+            assert len(shown) < len(own) + 126
+            assert (shown.start - 30) % 64 == 0
+            assert (shown.stop - 30) % 64 == 0 or shown.stop == 3030
+        upright = dataclasses.replace(segment, labels=LABELS)
+        assert [upright.shown_range(shard) for shard in range(16)] == [upright.id_range(shard) for shard in range(16)]
+
+
+@pytest.mark.parametrize(
+    ("needs", "mix", "kinds"),
+    [
+        (Needs(), "none", ("",)),
+        (Needs(turned=True, pool=True), "none", ("", "turned")),
+        (Needs(pool=True), "mixup", ("", "mixup")),
+        (Needs(), "cutmix", ("",)),
+    ],
+)
+def test_mixed_views_are_read_where_the_pool_is(needs, mix, kinds):
+    assert kinds_of(needs, TrainingSettings(epochs=1, mix=mix)) == kinds
+
+
 def test_turned_views_come_quarter_by_quarter():
     segment = Segment(
-        labels=dataclasses.replace(LABELS, turned=True), pool="p", first=0, stop=9, first_view=2, stop_view=4
+        labels=dataclasses.replace(LABELS, kind="turned"), pool="p", first=0, stop=9, first_view=2, stop_view=4
     )
     assert segment.view_ids == tuple(quarters * TURN + view for quarters in (1, 2, 3) for view in (2, 3))
     assert segment.row_bytes == 6 * 20

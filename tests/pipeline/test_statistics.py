@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
+from scipy import stats
 
-from pipeline.statistics import compare, summarise
+from pipeline.statistics import compare, half_interval, summarise
 
 
 def test_summary():
@@ -17,6 +18,14 @@ def test_the_paired_interval_is_the_textbook_one():
     reach = 4.302653 * 1.527525 / 3**0.5
     assert (change.low, change.high) == pytest.approx((7 / 3 - reach, 7 / 3 + reach), rel=1e-5)
     assert change.verdict == "no clear change"
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 40])
+def test_half_an_interval_is_what_scipy_makes_of_the_numbers(count):
+    values = np.random.default_rng(count).normal(90, 2, count)
+    whole = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert half_interval(values.tolist()) == pytest.approx((whole.high - whole.low) / 2, rel=1e-9)
+    assert half_interval([]) is half_interval([90.0]) is None
 
 
 def test_only_seeds_that_both_have_count():

@@ -8,13 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from cluster.resources import Resources
 from pipeline.canonical import digest
 from pipeline.experiment import load_experiment
 from pipeline.graphs import make_graph
 from pipeline.labels import finish_segment
 from pipeline.results import read_result
-from pipeline.runners import run_plain
 from pipeline.segments import segments_of
 from pipeline.shards import Part, ShardJob, make_shard
 from pipeline.stages import Stages
@@ -28,6 +26,7 @@ from sskt.networks import ImageFormat, build_target
 from sskt.seeds import seeded
 from sskt.settings import TargetSettings
 from sskt.sources import OUTPUTS, Source
+from sskt.views import TURN
 
 CPU = Process(device=torch.device("cpu"), threads=1)
 
@@ -96,6 +95,54 @@ def test_training_from_an_exact_cache_is_training_live_step_by_step(experiment_f
     assert (parameters[0] - parameters[1]).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("mix", ["mixup", "cutmix"])
+def test_training_on_mixed_images_from_an_exact_cache_is_training_live(experiment_file, mix):
+    changes = (f"training.mix={mix}", "cache.encoding=fp32", "training.epochs=2", "seeds=[0]")
+    results, networks = [], []
+    for live in ("false", "true"):
+        plan, storage = prepared(experiment_file, *changes, f"sources.wise.live={live}")
+        planned = plan.trials[1]
+        wanted = {} if live == "true" else {"wise": {"logits", f"{mix} logits"}}
+        assert {name: set(specs) for name, specs in plan.caches_for([planned]).items()} == wanted
+        assert plan.caches_for([plan.trials[0]]) == {}
+        results.append(run_trial(planned, gather_materials(plan, storage, [planned]), CPU))
+        exported = import_bytes(storage.read(network_key(planned.run_key)))
+        networks.append(torch.cat([weight.flatten() for weight in exported.parameters()]))
+    for name in ("loss", "auxiliary/wise"):
+        one, other = ([metrics[name] for metrics in result["history"]] for result in results)
+        assert one == pytest.approx(other, abs=1e-5)
+    assert (networks[0] - networks[1]).abs().max() < 1e-5
+    assert results[0]["run_key"] != results[1]["run_key"]
+
+
+def test_the_labels_of_mixed_images_are_read_and_not_those_of_the_images_they_are_made_of(experiment_file):
+    """With those of the upright images in their place the first step would be another."""
+    plan, storage = prepared(experiment_file, "training.mix=mixup", "cache.encoding=fp32", "seeds=[0]")
+    planned, losses = plan.trials[1], []
+    materials = gather_materials(plan, storage, [planned])
+    payload = materials.payload["wise"]
+    for other in (payload, payload | {"mixup logits": payload["logits"]}):
+        changed = dataclasses.replace(materials, payload={"wise": other})
+        feed = make_feed(planned, changed, CPU)
+        method = make_method(planned, changed, feed=feed, process=CPU)
+        method.train(mode=True)
+        losses.append(method.step(feed.batch(0))["auxiliary/wise"].item())
+    assert abs(losses[0] - losses[1]) > 1e-4
+    assert {int(place.split("/")[1]) // TURN for place in materials.golden} == {0, 4}
+    assert materials.edges == (0, plan.packed.pool)
+    with pytest.raises(DamagedError, match=r"view \d+ of sample \d+ is not what the sources saw"):
+        make_feed(planned, dataclasses.replace(materials, edges=(0, 50, plan.packed.pool)), CPU)
+
+
+def test_of_the_cached_views_the_first_are_used(experiment_file):
+    plan, storage = prepared(experiment_file, "seeds=[0]", "grid={training.views: [1, 2, null]}")
+    feeds = [make_feed(one, gather_materials(plan, storage, [one]), CPU) for one in plan.trials[3:]]
+    shown = [{view for step in range(9) for view in feed.batch(step).views.tolist()} for feed in feeds]
+    assert shown == [{0}, {0, 1}, {0, 1, 2}]
+    ids = {tuple(spec.id for spec in plan.caches_for([one])["wise"].values()) for one in plan.trials[3:]}
+    assert len(ids) == 1
+
+
 def test_pixels_that_the_sources_did_not_see_stop_a_training_before_its_first_step(experiment_file):
     plan, storage = prepared(experiment_file)
     planned = plan.trials[2]
@@ -110,7 +157,7 @@ def test_a_result_says_what_was_trained_and_how(experiment_file):
     plan, storage = prepared(experiment_file)
     planned = plan.trials[2]
     materials = gather_materials(plan, storage, [planned])
-    result = run_plain(planned, materials, need=Resources(1))
+    result = run_trial(planned, materials, CPU)
     assert read_result(storage, planned.run_key) == result
     assert [metrics["epoch"] for metrics in result["history"]] == [1, 2, 3]
     assert result["spec"]["trial"]["training"]["labels_per_class"] == 8
@@ -133,7 +180,7 @@ def materials_images(materials):
 def test_a_finished_trial_is_found(experiment_file):
     plan, storage = prepared(experiment_file)
     materials = gather_materials(plan, storage, plan.trials)
-    first = run_plain(plan.trials[0], materials, need=Resources(1))
+    first = run_trial(plan.trials[0], materials, CPU)
     reports = []
     process = Process(device=torch.device("cpu"), threads=1, report=reports.append)
     assert run_trial(plan.trials[0], materials, process) == first
@@ -162,7 +209,7 @@ def test_a_killed_trial_goes_on_from_its_checkpoint_to_the_same_result(experimen
     resumed = run_trial(planned, materials, process)
     assert epochs == [1, 2, 3]
     storage.delete(f"results/{planned.run_key}.json")
-    whole = run_plain(planned, materials, need=Resources(1))
+    whole = run_trial(planned, materials, CPU)
     assert resumed["history"] == whole["history"]
     assert resumed["test"] == whole["test"]
 
@@ -314,7 +361,7 @@ def test_labels_of_live_sources_do_not_count_as_read_from_caches(experiment_file
     entries = [f"method: sskt, sources: [{names}]" for names in ("wise", "quick", "wise, quick")]
     plan, storage = prepared(with_methods(experiment_file, *entries, "method: scratch"), "seeds=[0]")
     materials = gather_materials(plan, storage, plan.trials)
-    rows = [run_plain(planned, materials, need=Resources(1))["label_rows"] for planned in plan.trials]
+    rows = [run_trial(planned, materials, CPU)["label_rows"] for planned in plan.trials]
     assert rows == [3 * 4 * 16, 0, 3 * 4 * 16, 0]
 
 
@@ -332,7 +379,7 @@ def test_a_live_source_by_the_statistics_of_each_batch_trains_and_stays_as_it_wa
 
     monkeypatch.setattr(Source, "outputs", watched)
     plan, storage = prepared(experiment_file, "sources.wise.live=true", "sources.wise.batch_norm=batch")
-    result = run_plain(plan.trials[2], gather_materials(plan, storage, plan.trials), need=Resources(1))
+    result = run_trial(plan.trials[2], gather_materials(plan, storage, plan.trials), CPU)
     assert result["history"][-1]["epoch"] == 3
     assert len(asked) == 12
     assert not any(asked), "what it says of an image depends on the images beside it"

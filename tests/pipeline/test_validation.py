@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 import pytest
 
-from pipeline.validation import validate
+from pipeline.validation import field_paths, validate
 from sskt.errors import InputError
 
 
@@ -57,6 +57,8 @@ def test_values_become_the_dataclass_itself():
         ({"name": "n", "flag": "yes"}, "field flag is 'yes'; it has to be true or false"),
         ({"name": "n", "inner": None}, "field inner is None; it has to hold named fields"),
         ({"name": 3, "flag": 3}, "(and 1 more)"),
+        ({"name": "n", "inner": {"rate": float("inf")}}, "field inner.rate is inf; it has to be finite"),
+        ({"name": "n", "inner": {"rate": float("nan")}}, "field inner.rate is nan; it has to be finite"),
     ],
 )
 def test_a_mistake_is_one_line_that_says_what_would_be_right(raw, says):
@@ -85,3 +87,10 @@ def test_errors_say_where_the_values_stand():
         validate(Inner, {"rate": "x"}, where="methods[2]")
     with pytest.raises(InputError, match=r"field 'methods\[2\].rote' is unknown; did you mean 'methods\[2\].rate'"):
         validate(Inner, {"rote": 1}, where="methods[2]")
+
+
+def test_fields_have_dotted_names_and_those_of_mappings_any():
+    assert field_paths(Inner) == ["rate", "kind"]
+    assert field_paths(Outer) == [
+        "name", "inner", "inner.rate", "inner.kind", "many", "many.*", "pair", "flag", "free", "free.*",
+    ]  # fmt: skip

@@ -12,7 +12,16 @@ from pipeline.canonical import seal, unseal
 from pipeline.claims import claim_key
 from pipeline.columns import write_columns
 from pipeline.graphs import COLUMNS, load_graph
-from pipeline.labels import Made, commit_shard, finish_segment, manifest_key, read_record, record_key, shard_key
+from pipeline.labels import (
+    Made,
+    commit_shard,
+    finish_segment,
+    manifest_key,
+    read_record,
+    read_shard,
+    record_key,
+    shard_key,
+)
 from pipeline.verify import verify
 from sskt.errors import InputError
 from tests.pipeline.test_trials import prepared, with_methods
@@ -55,6 +64,25 @@ def test_what_is_right_is_said_to_be_and_stays_as_it_is(experiment_file, encodin
     assert everything(storage) == before
     assert "run again" not in str(verdict_of(plan, storage, 0))
     assert plan.sources["wise"].passes == passes + 2 * 16 * 3
+
+
+def test_caches_of_mixed_images_are_verified_too(experiment_file):
+    plan, storage = prepared(experiment_file, "grid={training.mix: [mixup, cutmix]}")
+    before = everything(storage)
+    assert [verdict.name for verdict in verify(plan, storage, fraction=0.001)] == [
+        "wise logits", "wise mixup logits", "wise cutmix logits",
+    ]  # fmt: skip
+    verdicts = list(verify(plan, storage, fraction=0.001))
+    assert [(verdict.problems, verdict.reruns[0].samples) for verdict in verdicts] == [([], 16)] * 3
+    assert everything(storage) == before
+    one, other = (plan.caches["wise"][f"{kind} logits"].segment(0, 0, 3) for kind in ("mixup", "cutmix"))
+    for shard in range(one.shards):  # what is said of other mixtures, under sound checksums
+        payload = read_shard(storage, other, read_record(storage, other, shard))
+        golden = read_record(storage, one, shard).golden
+        commit_shard(storage, one, shard=shard, made=Made(payload=payload, golden=golden, passes=0, seconds=0))
+    finish_segment(storage, one, [read_record(storage, one, shard) for shard in range(one.shards)])
+    bad = [verdict.name for verdict in verify(plan, storage, fraction=0.1) if verdict.problems]
+    assert bad == ["wise mixup logits"]
 
 
 def sealed_again(storage, key, change):

@@ -3,6 +3,7 @@
 A picture is a list of channels of rows of numbers.
 """
 
+import itertools
 import math
 from bisect import bisect_left
 
@@ -258,3 +259,32 @@ def slow_view(recipe: Recipe, image: np.ndarray, sample: int, view: int) -> np.n
         else:
             image = moved_whole(operation.name, image, draw, *operation.values or (0,))
     return image
+
+
+def slow_partner(recipe: Recipe, sample: int, view: int, edges: tuple[int, ...]) -> int:
+    """One of the others of its 64, counted from the one after itself; alone, itself."""
+    first, stop = next((one, other) for one, other in itertools.pairwise(edges) if one <= sample < other)
+    begin = first + (sample - first) // 64 * 64
+    group = list(range(begin, min(begin + 64, stop)))
+    others = group[group.index(sample) + 1 :] + group[: group.index(sample)]
+    return others[slow_draw(recipe, sample, view, 0, 0, len(others))] if others else sample
+
+
+def slow_mixed(recipe: Recipe, images: np.ndarray, sample: int, view: int, edges: tuple[int, ...]) -> np.ndarray:
+    """A mixed view, the images' ids being their rows: [C, S, S]."""
+    number, upright = divmod(view, 1 << 20)
+    partner = slow_partner(recipe, sample, view, edges)
+    own, other = (slow_view(recipe, images[one], one, upright).astype(int) for one in (sample, partner))
+    if number == 4:
+        weight = slow_draw(recipe, sample, view, 1, 0, 257)
+        return (weight * own + (256 - weight) * other + 128) // 256
+    assert number == 5
+    size = own.shape[-1]
+    centre = [slow_draw(recipe, sample, view, 1, draw, size) for draw in (0, 1)]
+    side = math.isqrt(size * size * slow_draw(recipe, sample, view, 1, 2, 257) // 256)
+    mixed = own.copy()
+    for y, x in itertools.product(range(size), repeat=2):
+        top, left = centre[0] - side // 2, centre[1] - side // 2
+        if top <= y < top + side and left <= x < left + side:
+            mixed[:, y, x] = other[:, y, x]
+    return mixed

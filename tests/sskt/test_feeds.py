@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -5,9 +7,11 @@ from sskt.answers import CachedOutputs, Column, LiveOutputs
 from sskt.datasets import UNLABELLED
 from sskt.encodings import get_encoding
 from sskt.feeds import Extras, ImageSet, IndexStream, ResidentFeed, Share, labelled_ids
+from sskt.gallery import Gallery
 from sskt.settings import ViewSettings
-from sskt.views import make_recipe, turned
-from tests.sskt.learning import CLASSES, RECIPE, VIEWS, feed, graph, image_set, source, training
+from sskt.views import KINDS, TURN, make_recipe, turned
+from tests.sskt.learning import CLASSES, POOL, RECIPE, VIEWS, feed, graph, image_set, source, training
+from tests.sskt.test_answers import column
 
 
 def test_a_stream_gives_every_id_once_a_pass_in_changing_order():
@@ -90,7 +94,7 @@ def test_a_live_and_a_cached_source_fill_the_same_field_alike():
     for encoding, tolerance in (("fp32", 1e-5), ("fp16", 1e-2)):
         stored = get_encoding(encoding, "logits")
         column = Column(stored.encode(logits).view(36, VIEWS, -1), stored, logits.shape[1])
-        cached = {"wise": CachedOutputs({"logits": column})}
+        cached = {"wise": CachedOutputs({"": {"logits": column}})}
         live = {"wise": LiveOutputs(wise, ("logits",))}
         from_cache = feed(training(), pool=True, outputs=cached).batch(1).outputs["wise"]["logits"]
         from_source = feed(training(), pool=True, outputs=live).batch(1).outputs["wise"]["logits"]
@@ -199,6 +203,79 @@ def test_the_pool_can_be_asked_for_any_view(quarters):
     images = RECIPE.apply(image_set().images[ids], ids=ids, views=turned(torch.full_like(ids, 2), quarters))
     expected = wise.outputs(torch.rot90(images, quarters, dims=(2, 3)), ("embedding",))["embedding"]
     assert torch.allclose(told["embedding"], expected, atol=1e-5)
+
+
+MIXES = pytest.mark.parametrize("mix", ["mixup", "cutmix"])
+
+
+@MIXES
+def test_of_a_batch_the_images_of_the_pool_are_mixed_and_the_labelled_ones_are_not(mix):
+    """The labelled rows to the bit: the label of what they would be mixed with may be hidden."""
+    cached = {"wise": everything_cached(source())}
+    plain, mixed = (feed(training(pool_batch_size=12, mix=one), pool=True, outputs=cached) for one in ("none", mix))
+    number = KINDS[mix][0]
+    for step in range(8):
+        one, other = plain.batch(step), mixed.batch(step)
+        for name in ("images", "labels", "ids", "views"):
+            assert torch.equal(getattr(one, name)[:8], getattr(other, name)[:8]), name
+        assert torch.equal(one.outputs["wise"]["logits"][:8], other.outputs["wise"]["logits"][:8])
+        assert torch.equal(one.ids, other.ids)
+        assert torch.equal(one.views[8:] + number * TURN, other.views[8:])
+        assert (other.labels[8:] == UNLABELLED).all()
+        shown = Gallery(RECIPE, image_set().images, (0, POOL)).show(one.ids[8:], views=other.views[8:], kind=mix)
+        assert torch.equal(other.images[8:], shown)
+        assert (shown != one.images[8:]).flatten(1).any(dim=1).sum() > 6
+    assert mixed.label_rows == plain.label_rows == 8 * 20
+
+
+def everything_cached(one) -> CachedOutputs:
+    return CachedOutputs({kind: {"logits": column(one, "logits", kind, "fp32")} for kind in KINDS})
+
+
+@MIXES
+def test_what_is_said_of_mixed_images_is_the_same_from_a_cache_and_live(mix):
+    wise = source()
+    live, cached = (
+        feed(training(mix=mix), pool=True, outputs={"wise": outputs}).batch(3)
+        for outputs in (LiveOutputs(wise, ("logits",)), everything_cached(wise))
+    )
+    assert torch.equal(live.images, cached.images)
+    said, stored = (batch.outputs["wise"]["logits"].log_softmax(dim=1) for batch in (live, cached))
+    assert (said - stored).abs().max() < 1e-5
+    alone = wise.outputs(live.images, ("logits",))["logits"].log_softmax(dim=1)
+    assert (said - alone).abs().max() < 1e-5
+
+
+@MIXES
+def test_without_images_of_the_pool_nothing_is_mixed(mix):
+    plain, mixed = feed(training()).batch(2), feed(training(mix=mix)).batch(2)
+    assert torch.equal(plain.images, mixed.images)
+    assert torch.equal(plain.views, mixed.views)
+
+
+@MIXES
+def test_images_are_mixed_alike_by_any_process_and_within_their_block(mix):
+    settings, edges = training(mix=mix), (0, 10, POOL)
+    whole = blocks_feed(settings, edges).batch(1)
+    other = blocks_feed(settings, (0, POOL)).batch(1)
+    assert not torch.equal(whole.images[8:], other.images[8:])
+    for rank in range(2):
+        mine = blocks_feed(settings, edges, share=Share(rank=rank, world=2)).batch(1)
+        assert torch.equal(mine.images, torch.cat([whole.images[rank:8:2], whole.images[8 + rank :: 2]]))
+
+
+def blocks_feed(settings, edges, *, share=None) -> ResidentFeed:
+    """A feed of a pool that grew."""
+    return ResidentFeed(
+        replace(image_set(), edges=edges),
+        classes=CLASSES,
+        training=settings,
+        recipe=RECIPE,
+        view_count=VIEWS,
+        seed=0,
+        extras=Extras(pool=True),
+        share=share,
+    )
 
 
 def several() -> ImageSet:

@@ -1,10 +1,12 @@
 import copy
+import pickle
 
 import pytest
 import torch
 
 from sskt.errors import DivergedError
-from sskt.loop import Context, fit
+from sskt.loop import Context, evaluate, fit
+from sskt.metrics import accuracy
 from tests.sskt.learning import feed, method, source, training
 
 CPU = torch.device("cpu")
@@ -68,9 +70,89 @@ def test_a_finished_training_is_not_trained_again():
 
 def test_a_loss_that_is_no_number_ends_the_training_with_its_reason():
     memory = Memory()
-    with pytest.raises(DivergedError, match=r"no longer finite in epoch 1 \(loss, primary.*lower training.lr"):
+    with pytest.raises(DivergedError, match=r"no longer finite in epoch 1 \(loss, primary.*lower training") as raised:
         run(6, memory, settings=training(epochs=6, lr=1e30))
     assert memory.states == []
+    assert raised.value.last is None
+
+
+def breaks_in_epoch(number: int, *, weight: bool):
+    """A method whose loss, or else one of whose weights, is no number from the last step of an epoch on."""
+    model = method("scratch", settings=training(epochs=6))
+    step, steps = model.step, []
+
+    def broken(batch):
+        parts = step(batch)
+        steps.append(batch)
+        if len(steps) == number * 4:
+            if weight:
+                next(iter(model.export().parameters())).data.fill_(torch.inf)
+            else:
+                parts["primary"] = parts["primary"] * torch.nan
+        return parts
+
+    model.step = broken
+    return model
+
+
+@pytest.mark.parametrize(
+    ("weight", "reason"), [(False, r"the loss .* in epoch 3 \(primary\)"), (True, "what the target predicts is no")]
+)
+def test_what_diverges_later_leaves_the_metrics_of_the_last_good_epoch(weight, reason):
+    memory = Memory()
+    model = breaks_in_epoch(3, weight=weight)
+    served = feed(training(epochs=6))
+    assert served.steps_per_epoch == 4
+    with pytest.raises(DivergedError, match=reason) as raised:
+        fit(model, served, epochs=6, seed=0, context=memory.context())
+    error = pickle.loads(pickle.dumps(raised.value))  # noqa: S301 (our own)
+    assert str(error) == str(raised.value)
+    assert error.last == memory.reports[-1]
+    assert error.last["epoch"] == 2
+    assert [state["epoch"] for state in memory.states] == [1, 2]
+
+
+def test_a_resumed_training_that_diverges_knows_the_epochs_before():
+    memory = Memory()
+    run(2, memory)
+    memory.states[-1]["method"]["target"] = {
+        name: value * torch.nan if value.is_floating_point() else value
+        for name, value in memory.states[-1]["method"]["target"].items()
+    }
+    with pytest.raises(DivergedError, match="in epoch 3") as raised:
+        run(6, memory)
+    assert raised.value.last == memory.reports[1]
+
+
+def test_every_step_and_every_batch_of_an_evaluation_is_a_sign_of_life():
+    beats = []
+    wise, settings = source(), training(epochs=3)
+    model, served = method("sskt", wise, settings=settings), feed(settings, sources=[wise])
+    whole = served.evaluation
+    served.evaluation = lambda split: whole(split, batch_size=5)
+    fit(model, served, epochs=3, seed=0, context=Context(device=CPU, beat=lambda: beats.append(None)))
+    assert len(beats) == 3 * (served.steps_per_epoch + 3)  # 12 validation images, 5 at a time
+    evaluate(model, served, "test", beat=lambda: beats.append("test"))
+    assert beats.count("test") == 3
+
+
+def test_an_evaluation_is_of_the_split_and_in_evaluation_mode():
+    model, served = method("scratch"), feed(training())
+    modes = []
+    predict = model.predict
+    model.predict = lambda images: modes.append(model.export().training) or predict(images)
+    model.train(mode=True)
+    found = evaluate(model, served, "test", beat=lambda: None)
+    assert modes == [False]
+    assert found == {"accuracy": accuracy(predict, served.evaluation("test"))}
+
+
+def test_a_saved_state_may_hold_what_others_put_there():
+    plain, marked = Memory(), Memory()
+    for memory in (plain, marked):
+        run(2, memory)
+    marked.states[-1] |= {"lineage": ["another"], "seed": 7}
+    assert run(4, marked)[1].history == run(4, plain)[1].history
 
 
 def test_losses_are_averaged_over_processes():

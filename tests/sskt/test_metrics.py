@@ -3,13 +3,23 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, precision_recall_curve
 
-from sskt.errors import InputError
+from sskt.errors import DivergedError, InputError
 from sskt.metrics import accuracy, mean_average_precision, sample_average_precision, scores
 
 
 def test_accuracy_counts_over_batches():
     batches = [(torch.tensor([[0.9], [0.1]]), torch.tensor([1, 1])), (torch.tensor([[0.8]]), torch.tensor([1]))]
     assert accuracy(lambda images: torch.cat([1 - images, images], dim=1), batches) == pytest.approx(200 / 3)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_predictions_that_are_no_numbers_have_no_score(bad, multi_label):
+    logits, labels = made(0)
+    logits[20, 3] = bad
+    batches = batches_of(logits, labels if multi_label else labels[:, 0])
+    with pytest.raises(DivergedError, match=r"^what the target predicts is no longer finite; lower training\.lr$"):
+        scores(identity, batches, multi_label=multi_label)
 
 
 def identity(images: torch.Tensor) -> torch.Tensor:

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.validation import validate
 from sskt.errors import InputError
+from sskt.mixing import MIXTURES
 from sskt.settings import ViewSettings
 from sskt.view_operations import OPERATIONS
 from sskt.views import Operation, Recipe, make_recipe
@@ -209,9 +210,9 @@ def test_a_gpu_shows_the_same_bytes():
         assert torch.equal(there.cpu(), recipe.apply(images, ids=ids, views=ids % 3)), name
 
 
-def test_the_page_on_views_describes_every_operation():
+def test_the_page_on_views_describes_every_operation_and_mixture():
     page = (Path(__file__).parents[2] / "docs" / "views.md").read_text()
-    assert set(re.findall(r"^\| `(\w+)", page, re.M)) == set(OPERATIONS)
+    assert set(re.findall(r"^\| `(\w+)", page, re.M)) == {*OPERATIONS, *MIXTURES}
 
 
 def test_what_is_written_is_kept_in_whole_numbers():

@@ -69,6 +69,54 @@ def test_a_saved_method_goes_on_exactly(name):
         assert torch.equal(left, right)
 
 
+OTHER_RATES = {"maxl": {"label_lr": 0.5, "label_weight_decay": 0.3}, "ega": {"source_lr": 0.7}}
+"""Options of methods with optimisers of their own settings."""
+
+
+def hyperparameters(model) -> dict:
+    """Of every optimiser and schedule, whatever it has beside what was learnt."""
+    found = {}
+    for name, part in model.optimizers().items():
+        state = part.state_dict()
+        found[name] = state["param_groups"] if "param_groups" in state else state | {"lr_lambdas": None}
+    return found
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_state_of_other_hyperparameters_leaves_those_of_the_method(name):
+    """As a method has them that was trained with the new ones from the start; momentum is that of the state."""
+    sources = needed(name)
+    changed = training(lr=0.011, weight_decay=0.02, momentum=0.5, nesterov=True)
+    donor, _ = run(name, *sources, steps=3)
+    mirror, _ = run(name, *sources, steps=3, settings=changed, **OTHER_RATES.get(name, {}))
+    other = method(name, *sources, settings=changed, **OTHER_RATES.get(name, {}))
+    other.load_state_dict(copy.deepcopy(donor.state_dict()))
+    assert hyperparameters(other) == hyperparameters(mirror) != hyperparameters(donor)
+    for part, its in zip(other.optimizers().values(), donor.optimizers().values(), strict=True):
+        if isinstance(part, torch.optim.Optimizer):
+            torch.testing.assert_close(part.state_dict()["state"], its.state_dict()["state"], rtol=0, atol=0)
+    other.train(mode=True)
+    batches = served(other, *sources, settings=changed)
+    for model in (mirror, other):
+        model.step(batches.batch(3))
+    assert hyperparameters(other) == hyperparameters(mirror)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_mixed_images_are_learnt_from_or_refused_or_not_asked_for(name):
+    kind, sources = METHODS[name], needed(name)
+    options = {"learn_from": "all"} if "learn_from" in kind.Options.__dataclass_fields__ else {}
+    needs, mixed = kind.needs(kind.Options(**options)), training(mix="cutmix")
+    if needs.pool and not kind.mixable:
+        with pytest.raises(InputError, match=r"training\.mix is 'cutmix'; it has to be 'none'"):
+            method(name, *sources, settings=mixed, **options)
+        return
+    assert not (kind.mixable and (needs.pair or needs.turned or needs.graph or needs.near))
+    with_mix, without = (run(name, *sources, settings=one, **options)[1][-1] for one in (mixed, training()))
+    assert all(part.isfinite() for part in with_mix.values())
+    assert torch.equal(with_mix["loss"], without["loss"]) == (not needs.pool)
+
+
 @pytest.mark.parametrize("name", [name for name in METHODS if name not in ("scratch", "finetune")])
 def test_training_leaves_the_sources_as_they_were(name):
     sources = needed(name)

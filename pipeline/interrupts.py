@@ -1,0 +1,26 @@
+"""Ctrl-C that does not get lost: a KeyboardInterrupt raised deep inside a library may be swallowed there."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+AGAIN = 5.0
+"""Seconds after which an interrupt that had no effect is raised anew."""
+
+
+@contextmanager
+def insistent_interrupts(*, again: float = AGAIN) -> Iterator[None]:
+    """Inside the block Ctrl-C raises KeyboardInterrupt, again and again until the block ends."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        signal.setitimer(signal.ITIMER_REAL, again)
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGALRM)}
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,136 @@
+"""What a person chooses of the pipeline itself: caches, resources, searches, schedulers."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from cluster.resources import Resources
+from sskt.encodings import get_encoding
+from sskt.errors import InputError
+from sskt.fidelity import Budget
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheSettings:
+    """How the sources' outputs are computed and stored."""
+
+    encoding: str = "fp16"
+    """`fp32`, `fp16`, `u8` (a byte a value), `topK` such as `top10` (logits only); `auto` measures and chooses."""
+    budget: Budget = field(default_factory=Budget)
+    """What `auto` may change."""
+    batch_size: int = 256
+    """Views a source sees at once; part of the cache's identity, for floating point depends on it."""
+
+    def __post_init__(self) -> None:
+        if self.encoding != "auto":
+            get_encoding(self.encoding, "logits")
+        if self.batch_size < 1:
+            raise InputError(f"cache.batch_size is {self.batch_size}; it has to be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResourceSettings:
+    """What one piece of work may use."""
+
+    cpus_per_trial: float = 1
+    gpus_per_trial: float = 0
+    """A fraction packs several trials on a device."""
+    workers: int = 1
+    """Processes that one training is spread over; each gets the CPUs and GPUs of a trial."""
+    runner: Literal["auto", "plain", "packed", "train"] = "auto"
+    """Of a sweep. `plain`: one trial after the other, without Ray; `packed`: by Ray Tune, in processes that are used
+    again; `train`: each by a Ray Train of its own, for trials of several workers; `auto` chooses."""
+    cpus_per_source_worker: float = 1
+    gpus_per_source_worker: float = 0
+    hung_after: float = 60
+    """Seconds without a training step, and 100 times the usual ones, after which a trial is started anew."""
+
+    def __post_init__(self) -> None:
+        if min(self.cpus_per_trial, self.cpus_per_source_worker) <= 0:
+            raise InputError("resources.cpus_per_trial and cpus_per_source_worker have to be above 0")
+        if min(self.gpus_per_trial, self.gpus_per_source_worker) < 0:
+            raise InputError("resources.gpus_per_trial and gpus_per_source_worker have to be at least 0")
+        if self.workers < 1:
+            raise InputError(f"resources.workers is {self.workers}; it has to be at least 1")
+        if not self.hung_after >= 1:
+            raise InputError(f"resources.hung_after is {self.hung_after}; it has to be at least 1 second")
+        if self.workers > 1 and self.runner in ("plain", "packed"):
+            raise InputError(
+                f"resources.runner is {self.runner!r} with {self.workers} workers; several workers need 'train'"
+            )
+        if self.workers > 1 and self.gpus_per_trial % 1:
+            raise InputError(
+                f"resources.gpus_per_trial is {self.gpus_per_trial} with {self.workers} workers; "
+                "several workers need whole GPUs, for NCCL allows one process a device"
+            )
+
+    @property
+    def trial(self) -> Resources:
+        """What a trial, or each of its workers, asks the cluster for."""
+        return Resources(self.cpus_per_trial, self.gpus_per_trial)
+
+    @property
+    def source_threads(self) -> int:
+        """Threads of a process that runs a source."""
+        return max(1, math.floor(self.cpus_per_source_worker))
+
+    @property
+    def source_worker(self) -> Resources:
+        """What a process that runs a source asks the cluster for."""
+        return Resources(self.cpus_per_source_worker, self.gpus_per_source_worker)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchSettings:
+    """Which points of a space are tried, for each entry of `methods` by itself."""
+
+    by: Literal["grid", "random", "optuna"]
+    """`grid`: every combination; `random`: drawn; `optuna`: proposed from the scores so far."""
+    axes: dict[str, Any] = field(default_factory=dict)
+    """For all entries; those of one entry stand in its own `search`."""
+    trials: int | None = None
+    """Points per entry of `methods`; `grid` has no such number."""
+    seed: int = 0
+    """Of what is drawn; the trainings' own seeds are `seeds`."""
+
+    def __post_init__(self) -> None:
+        if (self.by == "grid") != (self.trials is None):
+            raise InputError(
+                f"search.trials is {self.trials} with by {self.by!r}; it has to be left out for 'grid', which tries "
+                "every combination, and at least 1 for 'random' and 'optuna'"
+            )
+        if self.trials is not None and self.trials < 1:
+            raise InputError(f"search.trials is {self.trials}; it has to be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SchedulerSettings:
+    """What happens to the trials of a search in mid-training."""
+
+    kind: Literal["fifo", "asha", "pbt"] = "fifo"
+    """`fifo` trains all to the end; `asha` stops those behind; `pbt` replaces those behind by changed copies."""
+    grace: int = 1
+    """asha: epochs that every trial gets."""
+    factor: int = 3
+    """asha: of so many trials that reach a rung one goes on, and the next rung is so many times as far."""
+    every: int = 1
+    """pbt: epochs between two comparisons."""
+    quantile: float = 0.25
+    """pbt: the part of a population that is replaced by the same part from its top."""
+    resample: float = 0.25
+    """pbt: how often a value is drawn anew rather than changed a little."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("grace", 1), ("factor", 2), ("every", 1)):
+            value = getattr(self, name)
+            if value < least:
+                raise InputError(f"scheduler.{name} is {value}; it has to be at least {least}")
+        if not 0 < self.quantile <= 0.5:
+            raise InputError(f"scheduler.quantile is {self.quantile}; it has to be above 0 and at most 0.5")
+        if not 0 <= self.resample <= 1:
+            raise InputError(f"scheduler.resample is {self.resample}; it has to be within 0 and 1")
+        others = {"asha": ("every", "quantile", "resample"), "pbt": ("grace", "factor")}
+        for name in others.get(self.kind, (*others["asha"], *others["pbt"])):
+            if getattr(self, name) != getattr(type(self), name):
+                owner = "pbt" if name in others["asha"] else "asha"
+                raise InputError(f"scheduler.{name} goes with kind {owner!r}; kind is {self.kind!r}")
