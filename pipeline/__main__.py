@@ -1,6 +1,7 @@
 """The command line: one verb per stage, one experiment file for all of them."""
 
 import argparse
+import os
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
@@ -193,6 +194,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return BAD_INPUT
     except SsktError as error:
         print(f"failed in {arguments.verb}: {error}", file=sys.stderr)  # noqa: T201
+        return FAILED
+    except BrokenPipeError:  # whoever read along has gone, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except KeyboardInterrupt:
         print("\nstopped; what was finished is kept, the same command goes on from there", file=sys.stderr)  # noqa: T201

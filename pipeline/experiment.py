@@ -69,7 +69,7 @@ class Experiment:
             raise InputError(f"seeds are {list(self.seeds)}; name at least one, each once")
         if self.search and self.grid:
             raise InputError("grid and search are both there; a search has its axes in search.axes, so leave out grid")
-        check_scheduler(self.search, self.scheduler, workers=self.resources.workers)
+        check_scheduler(self.search, self.scheduler, resources=self.resources)
 
     def trials(self) -> list[Trial]:
         """Every training, in the order of the file: methods, then grid, then seeds. Those of a search come from it."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import get_args, get_type_hints
 
 from pipeline.entries import Entry
-from pipeline.settings import SchedulerSettings, SearchSettings
+from pipeline.settings import ResourceSettings, SchedulerSettings, SearchSettings
 from pipeline.space import Axis
 from sskt.errors import InputError
 
@@ -27,12 +27,16 @@ def check_axes(entries: Sequence[Entry], search: SearchSettings | None, schedule
                 _check_changeable(axis, entry, place=place)
 
 
-def check_scheduler(search: SearchSettings | None, scheduler: SchedulerSettings, *, workers: int) -> None:
+def check_scheduler(
+    search: SearchSettings | None, scheduler: SchedulerSettings, *, resources: ResourceSettings
+) -> None:
     """Refuse a scheduler that does not go with the search; `fifo` goes with everything."""
     if scheduler.kind == "fifo":
         return
     if search is None:
         raise InputError(f"scheduler.kind is {scheduler.kind!r} without a `search`; it has to be 'fifo'")
+    if resources.runner == "plain":
+        raise InputError(f"resources.runner is 'plain'; scheduler {scheduler.kind!r} needs 'packed' or 'train'")
     if scheduler.kind == "asha":
         return
     if search.by != "random" or (search.trials or 0) < 2:
@@ -40,8 +44,11 @@ def check_scheduler(search: SearchSettings | None, scheduler: SchedulerSettings,
             f"search is by {search.by!r} with {search.trials} trials; scheduler 'pbt' needs by 'random', "
             "and trials, the size of each seed's population, of at least 2"
         )
-    if workers > 1:
-        raise InputError(f"resources.workers is {workers}; scheduler 'pbt' needs 1")
+    if resources.workers > 1 or resources.runner == "train":
+        raise InputError(
+            f"resources.runner is {resources.runner!r} with {resources.workers} workers; "
+            "scheduler 'pbt' needs 'packed' with 1"
+        )
 
 
 def check_length(scheduler: SchedulerSettings, *, epochs: int) -> None:

@@ -2,7 +2,7 @@ import pytest
 
 from pipeline.entries import read_entries
 from pipeline.search_rules import check_axes, check_length, check_scheduler
-from pipeline.settings import SchedulerSettings, SearchSettings
+from pipeline.settings import ResourceSettings, SchedulerSettings, SearchSettings
 from sskt.errors import InputError
 
 LR = {"low": 0.1, "high": 1}
@@ -59,12 +59,18 @@ def test_what_populations_can_change():
 def test_schedulers_go_with_searches():
     for kind in ("asha", "pbt"):
         with pytest.raises(InputError, match="without a `search`; it has to be 'fifo'"):
-            check_scheduler(None, SchedulerSettings(kind=kind), workers=1)
+            check_scheduler(None, SchedulerSettings(kind=kind), resources=ResourceSettings(workers=1))
     for search in (None, GRID, RANDOM, OPTUNA):
-        check_scheduler(search, SchedulerSettings(), workers=2)
+        check_scheduler(search, SchedulerSettings(), resources=ResourceSettings(workers=2))
     for search in (GRID, RANDOM, OPTUNA):
-        check_scheduler(search, SchedulerSettings(kind="asha"), workers=2)
-    check_scheduler(RANDOM, SchedulerSettings(kind="pbt"), workers=1)
+        check_scheduler(search, SchedulerSettings(kind="asha"), resources=ResourceSettings(workers=2))
+    check_scheduler(RANDOM, SchedulerSettings(kind="pbt"), resources=ResourceSettings(workers=1))
+
+
+@pytest.mark.parametrize("kind", ["asha", "pbt"])
+def test_a_scheduler_needs_ray(kind):
+    with pytest.raises(InputError, match=r"resources\.runner is 'plain'"):
+        check_scheduler(RANDOM, SchedulerSettings(kind=kind), resources=ResourceSettings(runner="plain"))
 
 
 @pytest.mark.parametrize(
@@ -73,12 +79,12 @@ def test_schedulers_go_with_searches():
         (GRID, 1, "search is by 'grid' with None trials; scheduler 'pbt' needs by 'random'"),
         (OPTUNA, 1, "search is by 'optuna'"),
         (SearchSettings(by="random", trials=1), 1, "with 1 trials; scheduler 'pbt' needs"),
-        (RANDOM, 2, "resources.workers is 2; scheduler 'pbt' needs 1"),
+        (RANDOM, 2, "resources.runner is 'auto' with 2 workers; scheduler 'pbt' needs 'packed' with 1"),
     ],
 )
 def test_a_population_is_drawn_and_has_one_worker_each(search, workers, says):
     with pytest.raises(InputError) as caught:
-        check_scheduler(search, SchedulerSettings(kind="pbt"), workers=workers)
+        check_scheduler(search, SchedulerSettings(kind="pbt"), resources=ResourceSettings(workers=workers))
     assert says in str(caught.value)
 
 
