@@ -19,12 +19,13 @@ SIZE = 12
 CLASSES = ("dark", "middle", "light")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One Ray at a time: of several processes that run tests, one has all those that start Ray."""
+    """One Ray at a time: tests that start it are marked, and run one after the other, beside all others."""
     for item in items:
         starts = any(getattr(value, "__module__", "") == "tests.processes" for value in vars(item.module).values())
         if starts or "ray_session" in item.fixturenames:
-            item.add_marker(pytest.mark.xdist_group("ray"))
+            item.add_marker(pytest.mark.ray)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -105,7 +105,7 @@ def hanging(*, classes: int, lives: str) -> nn.Module:
 class Large(Mortal):
     """A small target of which one at a time fits into memory: a lock in the folder, held as long as it is there.
 
-    The one that fits waits in its first step until another was refused.
+    In an actor, the one that fits waits in its first step until another was refused.
     """
 
     room = None
@@ -118,7 +118,7 @@ class Large(Mortal):
             except BlockingIOError:
                 (self.lives / "refused").touch()
                 raise torch.OutOfMemoryError("no room for two") from None
-            while not (self.lives / "refused").exists():
+            while in_actor() and not (self.lives / "refused").exists():
                 time.sleep(0.02)
         return super().forward(x)
 

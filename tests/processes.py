@@ -27,7 +27,7 @@ def start(*arguments: str) -> subprocess.Popen[str]:
 def finish(*arguments: str) -> tuple[int, str]:
     """Run `python -m pipeline` to its end: exit code and everything it printed."""
     process = start(*arguments)
-    said, _ = process.communicate(timeout=240)
+    said, _ = process.communicate(timeout=900)
     return process.returncode, said
 
 
