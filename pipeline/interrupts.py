@@ -11,7 +11,13 @@ AGAIN = 5.0
 
 @contextmanager
 def insistent_interrupts(*, again: float = AGAIN) -> Iterator[None]:
-    """Inside the block Ctrl-C raises KeyboardInterrupt, again and again until the block ends."""
+    """Inside the block Ctrl-C raises KeyboardInterrupt, again and again until the block ends.
+
+    A command that was started to ignore Ctrl-C, as shells start those in the background, goes on ignoring it.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        yield
+        return
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         signal.setitimer(signal.ITIMER_REAL, again)

@@ -5,6 +5,7 @@ import time
 SWALLOWING = """
 import os, signal, time
 from pipeline.interrupts import insistent_interrupts
+signal.signal(signal.SIGINT, signal.default_int_handler)
 caught = 0
 with insistent_interrupts(again=0.1):
     while caught < 3:
@@ -29,6 +30,7 @@ def test_an_interrupt_that_is_swallowed_comes_again_until_the_block_ends():
 ENDING = """
 import os, signal, time
 from pipeline.interrupts import insistent_interrupts
+signal.signal(signal.SIGINT, signal.default_int_handler)
 try:
     with insistent_interrupts(again=0.1):
         os.kill(os.getpid(), signal.SIGINT)
@@ -42,3 +44,18 @@ except KeyboardInterrupt:
 def test_one_interrupt_ends_the_block_and_comes_no_more():
     ended = subprocess.run([sys.executable, "-c", ENDING], capture_output=True, text=True, timeout=60, check=False)
     assert ended.stdout.split() == ["ended", "True"], ended.stderr
+
+
+IGNORING = """
+import os, signal
+from pipeline.interrupts import insistent_interrupts
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+with insistent_interrupts(again=0.1):
+    os.kill(os.getpid(), signal.SIGINT)
+    print("goes on")
+"""
+
+
+def test_what_was_started_to_ignore_interrupts_ignores_them():
+    ended = subprocess.run([sys.executable, "-c", IGNORING], capture_output=True, text=True, timeout=60, check=False)
+    assert ended.stdout == "goes on\n", ended.stderr
