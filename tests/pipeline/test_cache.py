@@ -193,6 +193,7 @@ def test_a_worker_that_dies_is_replaced(experiment_file, tmp_path):
     assert [record.shard for record in manifest.shards] == list(range(segment.shards))
 
 
+@pytest.mark.slow
 def test_workers_that_always_die_end_the_stage_with_its_reason(experiment_file, tmp_path):
     plan, storage = fragile_plan(experiment_file, tmp_path, "dying", lives=20)
     with pytest.raises(SsktError, match=r"cache: workers died 3 times, shards \[0, 1\] are missing"):

@@ -87,16 +87,7 @@ def test_one_failed_trial_does_not_end_the_others(experiment_file):
             assert read_result(storage, planned.run_key) is not None
 
 
-def test_two_processes_train_one_target(experiment_file):
-    plan, storage, materials = prepared(experiment_file, "resources.workers=2")
-    _, result = by_train(plan.trials[2], storage, materials, TWO_WORKERS)
-    assert result["processes"] == 2
-    assert [metrics["epoch"] for metrics in result["history"]] == [1, 2, 3]
-    assert result["history"][-1]["primary"] < result["history"][0]["primary"]
-    assert result["label_rows"] == 3 * 4 * 32
-
-
-@pytest.mark.parametrize("trial", [0, 2])
+@pytest.mark.parametrize("trial", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_two_processes_learn_what_one_does(experiment_file, tmp_path, trial):
     """Without batch normalisation the mean of two half batches' gradients is the whole batch's: the figures agree."""
     text = experiment_file.read_text().replace("{width: 4}", f"{{lives: {tmp_path}}}")
@@ -108,6 +99,7 @@ def test_two_processes_learn_what_one_does(experiment_file, tmp_path, trial):
     for one, two in zip(single["history"], together["history"], strict=True):
         assert two == pytest.approx(one, abs=1e-4)
     assert together["test"] == single["test"]
+    assert (together["processes"], together["label_rows"]) == (2, single["label_rows"])
 
 
 def test_a_diverged_training_is_one_error_on_all_processes(experiment_file):

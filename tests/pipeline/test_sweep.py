@@ -1,5 +1,6 @@
 """The sweep and the cache as whole commands: run twice, killed, interrupted."""
 
+import csv
 import json
 import os
 import re
@@ -130,15 +131,15 @@ methods: [{{method: scratch}}, {{method: dml}}]
     assert code == 0, said
     assert "20 labels per class used" in said
     assert [cell.strip() for cell in table(said).splitlines()[0].split("|")][2] == "test mean AP %"
-    lines = (tmp_path / "store" / "reports" / "several.csv").read_text().splitlines()
-    assert lines[0] == "trial,seed,test_mean_ap,failure"
+    with (tmp_path / "store" / "reports" / "several.csv").open() as written:
+        lines = list(csv.DictReader(written))
+    assert list(lines[0])[:4] == ["trial", "seed", "test_mean_ap", "failure"]
     stored = [json.loads(path.read_text()) for path in objects(tmp_path, "store/results/*.json")]
     results = {result["label"]: result for result in stored}
     assert set(results) == {"scratch", "dml"}
-    for line in lines[1:]:
-        label, _, score, failure = line.split(",")
-        result = results[label]
-        assert (result["metric"], failure) == ("mean_ap", "")
+    for line in lines:
+        result, score = results[line["trial"]], line["test_mean_ap"]
+        assert (result["metric"], line["failure"]) == ("mean_ap", "")
         assert set(result["test"]) == set(result["validation"]) == {"mean_ap", "sample_ap"}
         assert float(score) == result["test"]["mean_ap"] > 15
         assert result["history"][-1]["validation_mean_ap"] == result["validation"]["mean_ap"]
