@@ -92,6 +92,7 @@ def test_a_failed_trial_stands_in_the_table_and_the_exit_code_says_so(undisturbe
     assert "Traceback" not in said
 
 
+@pytest.mark.slow
 def test_neighbours_turned_views_and_live_sources_go_through_a_sweep(experiment_file, source_file):
     with_methods(
         experiment_file,
