@@ -14,18 +14,12 @@ _ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # results are ours; three loggers a trial cost more than small trials
 }
 
-_has_dashboard = False
-
 # Their warnings are about defaults that are meant: tokens are on, Tune keeps no files of its own.
 _TALKATIVE = ("ray._private.authentication", "ray.tune", "ray.data")
 
 
-def start_session(*, dashboard: bool = False) -> None:
-    """Join the cluster RAY_ADDRESS names, or start a local one; nothing if one is running. It ends with the process.
-
-    dashboard: whether a local one has to have it; one that runs without is then started anew.
-    """
-    global _has_dashboard
+def start_session() -> None:
+    """Join the cluster RAY_ADDRESS names, or start a local one; nothing if one is running. It ends with the process."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     for name in _TALKATIVE:
@@ -33,16 +27,13 @@ def start_session(*, dashboard: bool = False) -> None:
     import ray  # takes a second, and work that is found done never needs it
 
     if ray.is_initialized():
-        if not is_local() or _has_dashboard or not dashboard:
-            return
-        ray.shutdown()
+        return
     if not is_local():
         ray.init(logging_level=logging.WARNING)
         return
-    # Only a Ray Train run that is stopped early needs the dashboard: its resources are found there and given back.
-    _has_dashboard = dashboard
+    # No dashboard: nothing here asks it. What a stopped Ray Train run held is given back in pipeline/tuning.py.
     ray.init(
-        "local", num_cpus=usable_cpus(), include_dashboard=dashboard, logging_level=logging.WARNING, log_to_driver=False
+        "local", num_cpus=usable_cpus(), include_dashboard=False, logging_level=logging.WARNING, log_to_driver=False
     )
 
 

@@ -18,7 +18,7 @@ from pipeline.attempts import Ended, attempt, claimed_attempt, settle
 from pipeline.plan import PlannedTrial
 from pipeline.populations import hand_out, handed_on, moved, take_over
 from pipeline.trials import Materials, Process
-from pipeline.tuning import TRIES, Supply, epoch_report, final_report, tune_all
+from pipeline.tuning import PLACE, TRIES, Supply, epoch_report, final_report, tune_all
 from sskt.errors import InputError
 from sskt.loop import Metrics
 from sskt.metrics import main_metric
@@ -231,9 +231,17 @@ def _train_worker(config: dict[str, Any]) -> Ended:
         world=world,
         prepare=lambda module: prepare_model(module, parallel_strategy="ddp" if world > 1 else None),
         average=average,
-        report=lambda metrics: _report_epoch(planned, metrics, ray.train.report),
+        report=lambda metrics: _report_epoch(planned, metrics, _report_with_place),
     )
     return settle(planned, ray.get(config["shared"][0]), process)
+
+
+def _report_with_place(told: dict[str, Any]) -> None:
+    """Report from a process of Ray Train, with what has to be given back if a scheduler then stops the trial."""
+    import ray.train
+    from ray.util import get_current_placement_group
+
+    ray.train.report(told | {PLACE: get_current_placement_group().id.hex()})
 
 
 def _process(demand: Demand) -> Process:

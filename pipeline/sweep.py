@@ -80,7 +80,7 @@ class Sweep:
         scheduled = self.plan.experiment.scheduler.kind if scheduler else "fifo"
         runner, reason = choose_runner(resources, trials=total, local=is_local(), scheduler=scheduled)
         materials = gather_materials(self.plan, self.storage, list(trials))
-        demand = make_demand(resources, runner, scheduled=scheduler is not None)
+        demand = make_demand(resources, runner)
         self.outcome.at_once = demand.at_once
         self.say(f"sweep   {total} trials to run: {runner}, {reason}; {demand.at_once} side by side")
         with Progress("sweep", total=total, unit="trials") as progress:
@@ -142,13 +142,12 @@ def choose_runner(
     return "packed", "each in one process that is used again"
 
 
-def make_demand(resources: ResourceSettings, runner: RunnerName, *, scheduled: bool = False) -> Demand:
+def make_demand(resources: ResourceSettings, runner: RunnerName) -> Demand:
     """What trials ask for, and how many of them fit; starts the session that is needed."""
     demand = Demand(need=resources.trial, workers=resources.workers, hung_after=resources.hung_after)
     if runner == "plain":
         return demand
-    # Ray gives the resources of a Ray Train run that a scheduler stops back only where its dashboard runs.
-    start_session(dashboard=runner == "train" and scheduled)
+    start_session()
     return replace(demand, at_once=concurrency(cluster_resources(), demand.trial))
 
 

@@ -16,6 +16,10 @@ TRIES = 4
 long one, but one that kills its process comes to an end. The same command then tries it as often again."""
 
 
+PLACE = "placement_group"
+"""In reports of Ray Train runs: what their workers' resources belong to."""
+
+
 class Supply(Protocol):
     """Trials to be run, one after the other."""
 
@@ -154,7 +158,11 @@ def _make_callback(supply: Supply, tell: Callable[[Ended], None]) -> Any:
         """Passes the end of each trial on."""
 
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            self._tell(ended_trial(trial.config["planned"], trial.last_result or {}))
+            last = trial.last_result or {}
+            ended = ended_trial(trial.config["planned"], last)
+            if ended.state == "stopped" and PLACE in last:
+                give_back(last[PLACE])
+            self._tell(ended)
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             reason = last_line(str(trial.get_error() or "its process died"))
@@ -165,6 +173,14 @@ def _make_callback(supply: Supply, tell: Callable[[Ended], None]) -> Any:
             tell(ended)
 
     return Callback()
+
+
+def give_back(place: str) -> None:
+    """Free what the workers of a Ray Train run held that was stopped: Ray itself does so only by way of a dashboard."""
+    from ray._raylet import PlacementGroupID
+    from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+    remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(place))))
 
 
 def state_of_death(reason: str) -> State:
