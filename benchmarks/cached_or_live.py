@@ -25,13 +25,13 @@ import torch
 from torch import Tensor
 
 from cluster.storage import Storage
-from pipeline.experiment import load_experiment
-from pipeline.plan import Plan, PlannedTrial
-from pipeline.results import read_result
-from pipeline.runners import run_plain
+from pipeline.planning.experiment import load_experiment
+from pipeline.planning.plan import Plan, PlannedTrial
 from pipeline.stages import Stages
-from pipeline.sweep import make_demand
-from pipeline.trials import Materials, Process, gather_materials, make_feed, make_method, reset_process
+from pipeline.sweeps.sweep import make_demand
+from pipeline.trials.results import read_result
+from pipeline.trials.runners import run_plain
+from pipeline.trials.trials import Materials, Process, gather_materials, make_feed, make_method, reset_process
 from sskt.answers import SourceOutputs
 from sskt.views import Kind
 

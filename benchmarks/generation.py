@@ -14,8 +14,8 @@ from pathlib import Path
 
 import torch
 
-from pipeline.experiment import load_experiment
-from pipeline.shards import Part, ShardJob, make_shard
+from pipeline.caches.shards import Part, ShardJob, make_shard
+from pipeline.planning.experiment import load_experiment
 from pipeline.stages import Stages
 from sskt.sources import Source
 

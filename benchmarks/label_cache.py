@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 from cluster.storage import FolderStorage
-from pipeline.labels import Made, commit_shard, read_shard
-from pipeline.packed import PoolBlock
-from pipeline.specs import CacheSpec, Labels
+from pipeline.caches.labels import Made, commit_shard, read_shard
+from pipeline.packing.packed import PoolBlock
+from pipeline.planning.specs import CacheSpec, Labels
 from sskt.answers import Column
 from sskt.encodings import get_encoding
 from sskt.views import bounded, hash_counters, view_of_pass

@@ -19,12 +19,12 @@ import torch
 
 from cluster.storage import FolderStorage
 from pipeline.canonical import canonical
-from pipeline.experiment import load_experiment
-from pipeline.plan import Plan, PlannedTrial
-from pipeline.report import make_report
-from pipeline.results import existing_results
+from pipeline.planning.experiment import load_experiment
+from pipeline.planning.plan import Plan, PlannedTrial
+from pipeline.reports.report import make_report
+from pipeline.reports.tables import write_report
 from pipeline.stages import Stages
-from pipeline.tables import write_report
+from pipeline.trials.results import existing_results
 from sskt.export import export_bytes
 from sskt.networks import ImageFormat, build_target
 from sskt.settings import TargetSettings
@@ -74,7 +74,7 @@ def write_results(plan: Plan, storage: FolderStorage) -> None:
 
 
 def made_up(planned: PlannedTrial, generator: np.random.Generator) -> dict[str, object]:
-    """A result as `pipeline.trials.describe` makes them."""
+    """A result as `pipeline.trials.trials.describe` makes them."""
     parts = ("loss", "primary", "auxiliary", "validation_accuracy")
     history = [
         {"epoch": epoch} | dict(zip(parts, generator.uniform(0, 100, len(parts)).tolist(), strict=True))

@@ -19,12 +19,12 @@ from ray.util import ActorPool
 
 from cluster.resources import Resources
 from cluster.session import start_session
-from pipeline.experiment import load_experiment
-from pipeline.plan import Plan, PlannedTrial
-from pipeline.runners import Demand, run_distributed, run_packed, run_plain
+from pipeline.planning.experiment import load_experiment
+from pipeline.planning.plan import Plan, PlannedTrial
 from pipeline.stages import Stages
-from pipeline.trials import Materials, gather_materials
-from pipeline.tuning import Fixed
+from pipeline.trials.runners import Demand, run_distributed, run_packed, run_plain
+from pipeline.trials.trials import Materials, gather_materials
+from pipeline.trials.tuning import Fixed
 
 MANY, FEW = 200, 4
 EXPERIMENT = """

@@ -31,7 +31,7 @@ def start_session() -> None:
     if not is_local():
         ray.init(logging_level=logging.WARNING)
         return
-    # No dashboard: nothing here asks it. What a stopped Ray Train run held is given back in pipeline/tuning.py.
+    # No dashboard: nothing here asks it. What a stopped Ray Train run held is given back in pipeline/trials/tuning.py.
     ray.init(
         "local", num_cpus=usable_cpus(), include_dashboard=False, logging_level=logging.WARNING, log_to_driver=False
     )

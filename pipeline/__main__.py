@@ -8,17 +8,17 @@ from collections.abc import Callable, Sequence
 
 from cluster.resources import ResourceError
 from cluster.storage import StorageError
-from pipeline.catalogue import catalogue
+from pipeline.care.upkeep import UPKEEP_VERBS, add_upkeep_arguments
 from pipeline.demo import cost_lines, run_demo
-from pipeline.experiment import load_experiment
-from pipeline.forecast import forecast
+from pipeline.forecasts.forecast import forecast
 from pipeline.interrupts import insistent_interrupts
-from pipeline.plan import Plan, PlannedTrial
+from pipeline.planning.catalogue import catalogue
+from pipeline.planning.experiment import load_experiment
+from pipeline.planning.plan import Plan, PlannedTrial
 from pipeline.progress import say
-from pipeline.report import report_experiment
+from pipeline.reports.report import report_experiment
+from pipeline.reports.tables import to_terminal, write_report
 from pipeline.stages import Stages
-from pipeline.tables import to_terminal, write_report
-from pipeline.upkeep import UPKEEP_VERBS, add_upkeep_arguments
 from sskt.errors import InputError, SsktError
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130

@@ -4,10 +4,10 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pipeline.experiment import load_experiment
-from pipeline.report import Cost, make_report
+from pipeline.planning.experiment import load_experiment
+from pipeline.reports.report import Cost, make_report
+from pipeline.reports.tables import to_markdown, write_report
 from pipeline.stages import Stages
-from pipeline.tables import to_markdown, write_report
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 SOURCE_NAME = "mnist"

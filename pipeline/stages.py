@@ -11,19 +11,19 @@ import torch
 from cluster.resources import concurrency, local_limits
 from cluster.session import is_local
 from cluster.storage import Storage, StorageError, open_storage
-from pipeline.cache import CacheOutcome, ensure_caches
+from pipeline.caches.cache import CacheOutcome, ensure_caches
+from pipeline.caches.graphs import ensure_graphs
+from pipeline.caches.pilot import choose_encoding, known_encoding, make_pilots
 from pipeline.canonical import plain
-from pipeline.checkpoints import Checkpoints
-from pipeline.experiment import Experiment
-from pipeline.graphs import ensure_graphs
-from pipeline.growth import packed_datasets
-from pipeline.pack import ALL_READERS, pack
-from pipeline.pilot import choose_encoding, known_encoding, make_pilots
-from pipeline.plan import Plan, PlannedTrial, load_sources, make_plan, try_sources
+from pipeline.packing.growth import packed_datasets
+from pipeline.packing.pack import ALL_READERS, pack
+from pipeline.planning.experiment import Experiment
+from pipeline.planning.plan import Plan, PlannedTrial, load_sources, make_plan, try_sources
 from pipeline.progress import Progress
-from pipeline.results import Result, read_result
-from pipeline.sweep import SweepOutcome, run_one, sweep
-from pipeline.trials import network_key
+from pipeline.sweeps.sweep import SweepOutcome, run_one, sweep
+from pipeline.trials.checkpoints import Checkpoints
+from pipeline.trials.results import Result, read_result
+from pipeline.trials.trials import network_key
 from sskt.errors import DamagedError, InputError
 from sskt.metrics import TITLES
 

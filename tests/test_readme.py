@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.__main__ import main, make_parser
 from pipeline.demo import SOURCE_NAME
-from pipeline.experiment import load_experiment
+from pipeline.planning.experiment import load_experiment
 from sskt.datasets import READERS
 from sskt.methods import METHODS
 from sskt.networks import ARCHITECTURES

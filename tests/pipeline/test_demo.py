@@ -5,7 +5,7 @@ import re
 import pytest
 
 from pipeline.demo import cost_lines, now_lines
-from pipeline.report import Cost
+from pipeline.reports.report import Cost
 from tests.processes import finish
 
 

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from cluster.storage import open_storage
-from pipeline.experiment import load_experiment
-from pipeline.labels import finish_segment
-from pipeline.packed import read_packed
-from pipeline.segments import read_cache, require_cache
-from pipeline.shards import Part, ShardJob, make_shard
+from pipeline.caches.labels import finish_segment
+from pipeline.caches.segments import read_cache, require_cache
+from pipeline.caches.shards import Part, ShardJob, make_shard
+from pipeline.packing.packed import read_packed
+from pipeline.planning.experiment import load_experiment
 from pipeline.stages import Stages
 from tests.object_store import ACCESS_KEY, BUCKET, SECRET_KEY
-from tests.pipeline.test_sweep import content, table
+from tests.pipeline.sweeps.test_sweep import content, table
 from tests.processes import finish
 
 

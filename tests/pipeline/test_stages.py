@@ -2,7 +2,7 @@ import shutil
 
 import pytest
 
-from pipeline.experiment import load_experiment
+from pipeline.planning.experiment import load_experiment
 from pipeline.stages import Stages, found_plan
 from sskt.errors import DamagedError, InputError
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pipeline.validation import validate
+from pipeline.planning.validation import validate
 from sskt.errors import InputError
 from sskt.mixing import MIXTURES
 from sskt.settings import ViewSettings

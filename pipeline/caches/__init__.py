@@ -1,0 +1,1 @@
+"""What sources say of the pool, made once and kept."""

@@ -1,0 +1,1 @@
+"""What lies on a storage: listed, verified, cleared away."""

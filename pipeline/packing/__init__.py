@@ -1,0 +1,1 @@
+"""Images of any kind become one packed dataset."""

@@ -1,0 +1,1 @@
+"""What an experiment file says, checked, and what it amounts to."""

@@ -1,0 +1,259 @@
+"""The report: what was measured, how sure it is, what it cost."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+from cluster.storage import Storage
+from pipeline.caches.segments import open_cache
+from pipeline.canonical import canonical
+from pipeline.planning.plan import Plan, PlannedTrial
+from pipeline.planning.space import Point
+from pipeline.statistics import Change, Summary, compare, summarise
+from pipeline.sweeps.search import search_lines, stopped_early, table_trials, tried_trials
+from pipeline.trials.results import Failure, Result, Stopped, existing_results, read_failures, read_results
+from sskt.metrics import main_metric
+
+SCRATCH = "scratch"
+"""The method every other is compared with."""
+
+
+State = Literal["done", "stopped", "failed"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ending:
+    """How a trial has ended, for now: well, early by a scheduler's word, or with a reason."""
+
+    label: str
+    seed: int
+    state: State
+    epoch: int
+    """The last epoch that ended well, of `epochs` planned; 0 where none is known."""
+    epochs: int
+    validation: float | None
+    """The metric on the validation split in %, after that epoch."""
+    test: float | None = None
+    """The same on the test split, of a trial that is done."""
+    tries: int = 1
+    reason: str = ""
+    last: dict[str, float] | None = None
+    """Of one that failed, all metrics of that epoch."""
+    point: Point
+    """Where it was on its axes when it ended."""
+
+
+@dataclass
+class Row:
+    """All trials that differ in their seed only; of populations, the best of each seed."""
+
+    label: str
+    wanted: int = 0
+    """How many trials it has, whether they have ended or not."""
+    scores: dict[int, float] = field(default_factory=dict)
+    """The metric on the test split in % by seed, after the last epoch."""
+    validation_scores: dict[int, float] = field(default_factory=dict)
+    """The same on the validation split."""
+    unfinished: list[Ending] = field(default_factory=list)
+    """Those that failed or were stopped."""
+    summary: Summary | None = None
+    """Of the scores on the test split."""
+    validation: Summary | None = None
+    change: Change | None = None
+
+    @property
+    def rank(self) -> float:
+        """What rows are ordered by where the best come first: validation, never the test split."""
+        return self.validation.mean if self.validation else float("-inf")
+
+
+class Kept(NamedTuple):
+    """What a report keeps of a result."""
+
+    test: float
+    validation: float
+    seconds: float
+    label_rows: int
+    point: Point | None
+    """Where a member of a population was when it ended."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the trials and the caches behind them took, whenever that was."""
+
+    trials: int
+    training_seconds: float
+    caches: int
+    source_passes: int
+    source_seconds: float
+    cache_bytes: int
+    label_rows: int
+
+    @property
+    def passes_saved(self) -> int:
+        """Source passes that training with live sources would have made beyond those made for the caches."""
+        return max(0, self.label_rows - self.source_passes)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an experiment has shown so far."""
+
+    title: str
+    metric: str
+    rows: list[Row]
+    trials: list[Ending]
+    """Those of the table and those that searches tried beside them."""
+    search_lines: tuple[str, ...]
+    cost: Cost
+
+
+def report_experiment(plan: Plan, storage: Storage) -> Report:
+    """Report what an experiment and its searches have found so far."""
+    return make_report(
+        plan,
+        storage,
+        trials=table_trials(plan, storage),
+        tried=tried_trials(plan, storage),
+        stopped=stopped_early(plan, storage),
+        search_lines=search_lines(plan, storage),
+    )
+
+
+def make_report(
+    plan: Plan,
+    storage: Storage,
+    *,
+    trials: Sequence[PlannedTrial] | None = None,
+    tried: Sequence[PlannedTrial] = (),
+    stopped: Mapping[str, Stopped] | None = None,
+    search_lines: Sequence[str] = (),
+) -> Report:
+    """Merge the results that are there.
+
+    trials: of the table; None for all of the plan. tried: what searches ran, beside these too. stopped: those that a
+    scheduler ended early, by run key. search_lines: what is said of searches below the table.
+    """
+    trials = plan.trials if trials is None else trials
+    shown = {planned.run_key for planned in trials}
+    every = [*trials, *(planned for planned in tried if planned.run_key not in shown)]
+    run_keys = {planned.run_key for planned in every}
+    results = read_results(storage, sorted(existing_results(storage) & run_keys), reduce=_keep)
+    failures = read_failures(storage, run_keys - results.keys())
+    metric = main_metric(multi_label=plan.packed.multi_label)
+    endings = (_done(one, results) or _stopped(one, stopped or {}) or _failed(one, failures, metric) for one in every)
+    ended = {one.run_key: ending for one, ending in zip(every, endings, strict=True) if ending}
+    rows = _rows(trials, ended)
+    _compare_rows(rows, trials, searched=plan.experiment.search is not None)
+    return Report(
+        title=_title(plan, done=len(shown & results.keys()), wanted=len(trials)),
+        metric=metric,
+        rows=rows,
+        trials=list(ended.values()),
+        search_lines=tuple(search_lines),
+        cost=_cost(plan, storage, trials=every, results=list(results.values())),
+    )
+
+
+def _keep(result: Result) -> Kept:
+    metric, lineage = result["metric"], result.get("lineage")
+    return Kept(
+        test=result["test"][metric],
+        validation=result["validation"][metric],
+        seconds=result["seconds"],
+        label_rows=result["label_rows"],
+        point=lineage[-1]["point"] if lineage else None,
+    )
+
+
+def _done(planned: PlannedTrial, results: Mapping[str, Kept]) -> Ending | None:
+    kept = results.get(planned.run_key)
+    if kept is None:
+        return None
+    point = kept.point or planned.trial.point
+    epochs = planned.trial.training.epochs
+    return _ending(planned, state="done", epoch=epochs, test=kept.test, validation=kept.validation, point=point)
+
+
+def _stopped(planned: PlannedTrial, stopped: Mapping[str, Stopped]) -> Ending | None:
+    cut = stopped.get(planned.run_key)
+    if cut is None:
+        return None
+    reason = f"{cut.by}: {cut.reason}"
+    return _ending(planned, state="stopped", epoch=cut.epoch, validation=cut.score, reason=reason)
+
+
+def _failed(planned: PlannedTrial, failures: Mapping[str, Failure], metric: str) -> Ending | None:
+    failure = failures.get(planned.run_key)
+    if failure is None:
+        return None
+    last = failure.last or {}
+    reached = {"epoch": int(last.get("epoch", 0)), "validation": last.get(f"validation_{metric}"), "last": failure.last}
+    return _ending(planned, state="failed", reason=failure.reason, tries=failure.tries, **reached)
+
+
+def _ending(planned: PlannedTrial, **told: Any) -> Ending:
+    trial = planned.trial
+    known = {"label": trial.label, "seed": trial.seed, "epochs": trial.training.epochs, "point": trial.point}
+    return Ending(**(known | told))
+
+
+def _rows(trials: Sequence[PlannedTrial], ended: Mapping[str, Ending]) -> list[Row]:
+    rows: dict[str, Row] = {}
+    for planned in trials:
+        row = rows.setdefault(planned.trial.label, Row(planned.trial.label))
+        row.wanted += 1
+        if planned.run_key in ended:
+            _enter(row, ended[planned.run_key])
+    for row in rows.values():
+        if row.scores:
+            row.summary = summarise(list(row.scores.values()))
+            row.validation = summarise(list(row.validation_scores.values()))
+    return list(rows.values())
+
+
+def _enter(row: Row, ending: Ending) -> None:
+    if ending.test is None or ending.validation is None:
+        row.unfinished.append(ending)
+    else:
+        row.scores[ending.seed], row.validation_scores[ending.seed] = ending.test, ending.validation
+
+
+def _compare_rows(rows: list[Row], trials: Sequence[PlannedTrial], *, searched: bool) -> None:
+    """Compare rows with scratch under the same target and training; where each was searched for, with its best."""
+    by_label = {planned.trial.label: planned.trial for planned in trials}
+
+    def alike(row: Row) -> str:
+        trial = by_label[row.label]
+        return "" if searched else canonical([trial.target, trial.training])
+
+    others = [row for row in rows if by_label[row.label].method != SCRATCH]
+    scratch = sorted((row for row in rows if by_label[row.label].method == SCRATCH), key=lambda row: row.rank)
+    baselines = {alike(row): row.scores for row in scratch}  # of several the best
+    for row in others:
+        row.change = compare(row.scores, baselines.get(alike(row), {}))
+
+
+def _cost(plan: Plan, storage: Storage, *, trials: list[PlannedTrial], results: list[Kept]) -> Cost:
+    read = [spec for specs in plan.caches_for(trials).values() for spec in specs.values()]
+    whole = [cache for spec in read if (cache := open_cache(storage, spec)) is not None]
+    return Cost(
+        trials=len(results),
+        training_seconds=sum(result.seconds for result in results),
+        caches=len(whole),
+        source_passes=sum(cache.passes for cache in whole),
+        source_seconds=sum(cache.seconds for cache in whole),
+        cache_bytes=sum(cache.bytes for cache in whole),
+        label_rows=sum(result.label_rows for result in results),
+    )
+
+
+def _title(plan: Plan, *, done: int, wanted: int) -> str:
+    packed, experiment = plan.packed, plan.experiment
+    labels = experiment.training.labels_per_class
+    return (
+        f"{experiment.name}: {packed.name}, {len(packed.classes)} classes, {packed.pool} training images, "
+        f"{f'{labels} labels per class' if labels else 'all labelled ones'} used; "
+        f"target {experiment.target.architecture}; {done} of {wanted} trials done"
+    )

@@ -1,0 +1,1 @@
+"""Many trials: which, in which order, until when."""

@@ -1,0 +1,211 @@
+"""The sweep: every trial of an experiment that has no result yet, each one once."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+from cluster.resources import cluster_resources, concurrency
+from cluster.session import is_local, start_session
+from cluster.storage import Storage
+from pipeline.planning.plan import Plan, PlannedTrial
+from pipeline.planning.settings import ResourceSettings
+from pipeline.progress import Progress
+from pipeline.sweeps.search import table_trials
+from pipeline.sweeps.standings import Standings
+from pipeline.trials.attempts import Ended
+from pipeline.trials.results import (
+    Result,
+    existing_results,
+    older_names,
+    older_results,
+    read_failure,
+    read_result,
+    write_failure,
+)
+from pipeline.trials.rounds import Rounds, Say, wait_for_others
+from pipeline.trials.runners import (
+    Demand,
+    RunnerName,
+    run_distributed,
+    run_each,
+    run_packed,
+    run_plain,
+    run_populations,
+    run_train,
+)
+from pipeline.trials.trials import Materials, gather_materials
+from pipeline.trials.tuning import TRIES, Fixed, Supply
+from sskt.errors import SsktError
+
+
+@dataclass
+class SweepOutcome:
+    """What a run of the stage did."""
+
+    found: int = 0
+    done: int = 0
+    stopped: int = 0
+    at_once: int = 1
+    """How many trials ran side by side."""
+    seconds: float = 0
+    """Time the trials done now took, summed."""
+    failures: dict[str, str] = field(default_factory=dict)
+    """Reason by run key."""
+
+
+class Sweep:
+    """Runs trials of one plan and keeps account of them."""
+
+    def __init__(self, plan: Plan, storage: Storage, *, say: Say) -> None:
+        self.plan, self.storage, self.say = plan, storage, say
+        self.outcome = SweepOutcome()
+
+    def run_missing(self, trials: Sequence[PlannedTrial]) -> None:
+        """Run those of some trials that have no result."""
+        existing = existing_results(self.storage)
+        pending = [planned for planned in trials if planned.run_key not in existing]
+        self.outcome.found += len(trials) - len(pending)
+        self._tell_older(pending, existing)
+        if pending:
+            self.run(Fixed(pending), trials=pending)
+
+    def run(self, supply: Supply, *, trials: Sequence[PlannedTrial], scheduler: Any = None) -> None:
+        """Run a supply to its end.
+
+        trials: what it hands out reads no more caches than these.
+        """
+        resources, total = self.plan.experiment.resources, supply.left
+        scheduled = self.plan.experiment.scheduler.kind if scheduler else "fifo"
+        runner, reason = choose_runner(resources, trials=total, local=is_local(), scheduler=scheduled)
+        materials = gather_materials(self.plan, self.storage, list(trials))
+        demand = make_demand(resources, runner)
+        self.outcome.at_once = demand.at_once
+        self.say(f"sweep   {total} trials to run: {runner}, {reason}; {demand.at_once} side by side")
+        with Progress("sweep", total=total, unit="trials") as progress:
+            standings = Standings(progress)
+            rounds = Rounds(
+                storage=self.storage,
+                run=partial(RUNNERS[runner], materials=materials, scheduler=scheduler),
+                total=cluster_resources,
+                enter=lambda ended: self._enter(ended, standings),
+                say=self.say,
+            )
+            rounds.go(supply, demand)
+
+    def _enter(self, ended: Ended, standings: Standings) -> None:
+        """Take in how a trial ended for good."""
+        outcome = self.outcome
+        outcome.seconds += ended.seconds
+        outcome.done += ended.state == "done"
+        outcome.stopped += ended.state == "stopped"
+        if ended.state == "failed":
+            outcome.failures[ended.planned.run_key] = self._recorded(ended)
+        standings.enter(ended)
+
+    def _recorded(self, ended: Ended) -> str:
+        """Why a trial failed; what its process could not record itself is recorded now."""
+        said = read_failure(self.storage, ended.planned.run_key)
+        if said is not None and not ended.died and said.reason == ended.reason:
+            return ended.reason
+        # One that hung has said so before its process ended itself.
+        reason = said.reason if said is not None and said.reason.startswith("hung") else ended.reason
+        write_failure(self.storage, ended.planned.run_key, reason, tries=TRIES if ended.died else 1)
+        return reason
+
+    def _tell_older(self, pending: Sequence[PlannedTrial], existing: set[str]) -> None:
+        """Say so where results would be found but for the versions of what made them."""
+        caches = [cache for by_name in self.plan.caches_for(pending).values() for cache in by_name.values()]
+        names = older_names(caches)
+        older = Counter(older_results(planned, existing, names=names) for planned in pending)
+        for version, count in older.items():
+            if version is not None:
+                self.say(
+                    f"sweep   {count} trials have results of {version}, whose figures may differ from those of "
+                    "this version: they are trained again"
+                )
+
+
+def choose_runner(
+    resources: ResourceSettings, *, trials: int, local: bool, scheduler: str = "fifo"
+) -> tuple[RunnerName, str]:
+    """Which runner fits, and why."""
+    if scheduler == "pbt":
+        return "populations", "for their trials go on from each other"
+    if resources.runner != "auto":
+        return resources.runner, "as resources.runner says"
+    if resources.workers > 1:
+        return "train", f"for each is trained by {resources.workers} workers"
+    if trials == 1 and local and scheduler == "fifo":
+        return "plain", "for one trial on this machine needs no Ray"
+    return "packed", "each in one process that is used again"
+
+
+def make_demand(resources: ResourceSettings, runner: RunnerName) -> Demand:
+    """What trials ask for, and how many of them fit; starts the session that is needed."""
+    demand = Demand(need=resources.trial, workers=resources.workers, hung_after=resources.hung_after)
+    if runner == "plain":
+        return demand
+    start_session()
+    return replace(demand, at_once=concurrency(cluster_resources(), demand.trial))
+
+
+RUNNERS: dict[RunnerName, Callable[..., None]] = {
+    "plain": run_each,
+    "packed": run_packed,
+    "train": run_distributed,
+    "populations": run_populations,
+}
+
+
+def sweep(plan: Plan, storage: Storage, *, say: Say) -> SweepOutcome:
+    """Run what is missing: what a search has still to try, then the trials of the table. Caches have to be whole."""
+    if plan.experiment.search is not None:
+        search(plan, storage, say=say)
+    trials, run = table_trials(plan, storage), Sweep(plan, storage, say=say)
+    run.run_missing(trials)
+    outcome = run.outcome
+    lost = len(trials) - outcome.found - outcome.done - len(outcome.failures)
+    if lost:
+        raise SsktError(f"{lost} of {len(trials)} trials ended with neither a result nor a reason; run the sweep again")
+    return outcome
+
+
+def search(plan: Plan, storage: Storage, *, say: Say) -> None:
+    """Try what a search has still to try. A trial of it that fails is a finding, not a failure of the sweep."""
+    # Schedulers are Ray's, and a search that has tried everything needs none.
+    from pipeline.sweeps.suggestions import population_supply, search_supply
+
+    populations = plan.experiment.scheduler.kind == "pbt"
+    supply = population_supply(plan, storage) if populations else search_supply(plan, storage)
+    if not supply.left:
+        return
+    from pipeline.sweeps.schedulers import make_scheduler
+
+    run = Sweep(plan, storage, say=say)
+    run.run(supply, trials=plan.possible, scheduler=make_scheduler(plan, storage))
+    outcome = run.outcome
+    say(f"search  {outcome.done} trials done now, {outcome.stopped} stopped early, {len(outcome.failures)} failed")
+
+
+def run_one(planned: PlannedTrial, plan: Plan, storage: Storage, *, in_process: bool, say: Say) -> Result:
+    """Train one trial in this process or by Ray Train, or wait for the run that trains it now."""
+    materials = gather_materials(plan, storage, [planned])
+    demand = make_demand(plan.experiment.resources, "plain" if in_process else "train")
+    while True:
+        ended = run_plain(planned, materials, demand) if in_process else _trained(planned, materials, demand)
+        if ended.state == "busy":
+            say("train   waiting for another run that trains the same")
+            wait_for_others([planned], storage)
+            continue
+        result = read_result(storage, planned.run_key)
+        if result is None:
+            raise SsktError(ended.reason)
+        return result
+
+
+def _trained(planned: PlannedTrial, materials: Materials, demand: Demand) -> Ended:
+    import ray  # only inside a session
+
+    return run_train(planned, [ray.put(materials)], demand)

@@ -1,0 +1,1 @@
+"""One training of one target, wherever it runs."""

@@ -1,0 +1,118 @@
+"""One attempt at a trial: under a claim, watched, and with an ending that can be told, whatever happens."""
+
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+
+from cluster.storage import Storage, open_storage
+from pipeline.caches.claims import Watch, claimed
+from pipeline.planning.plan import PlannedTrial
+from pipeline.trials.results import Result, read_result, write_failure
+from pipeline.trials.trials import Materials, Process, run_trial
+from pipeline.trials.watchdog import watching
+from sskt.errors import DivergedError, SsktError
+
+State = Literal["done", "failed", "stopped", "starved", "busy"]
+"""done: it has a result; failed: with a reason; stopped: early, by a scheduler; starved: of memory; busy: another run
+is training it now."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """How a trial ended, for now."""
+
+    planned: PlannedTrial
+    state: State
+    score: float | None = None
+    """Its validation metric in %, of the last epoch; None where there is none."""
+    reason: str = ""
+    epoch: int = 0
+    """Epochs it has behind it."""
+    seconds: float = 0
+    """How long it trained now; 0 where its result was found."""
+    died: bool = False
+    """Whether its process ended without a word, as often as it may be started."""
+
+
+def trial_claim(run_key: str) -> str:
+    """Key of the claim on a trial, while it is being trained."""
+    return f"claims/{run_key}.claim"
+
+
+def attempt(planned: PlannedTrial, materials: Materials, process: Process) -> Ended:
+    """Run a trial in this process, unless another run does so now."""
+    return claimed_attempt(planned, materials.storage_uri, lambda: settle(planned, materials, process))
+
+
+def claimed_attempt(planned: PlannedTrial, storage_uri: str, start: Callable[[], Ended]) -> Ended:
+    """Start a trial under its claim; return how it ended before, or that another run trains it now."""
+    storage, key = open_storage(storage_uri), trial_claim(planned.run_key)
+    found = read_result(storage, planned.run_key)
+    if found is not None:
+        return replace(done(planned, found), seconds=0)
+    if Watch(storage).lives(key):  # removes the claim of a process of this machine that is gone
+        return Ended(planned=planned, state="busy")
+    with claimed(storage, [key]) as claims:
+        return start() if claims else Ended(planned=planned, state="busy")
+
+
+def settle(planned: PlannedTrial, materials: Materials, process: Process) -> Ended:
+    """Run a trial whose claim is held. An error of ours is a finding about it, no reason to start the process anew."""
+    storage = open_storage(materials.storage_uri)
+    try:
+        with _watched(planned, storage, process) as watched:
+            return done(planned, run_trial(planned, materials, watched))
+    except SsktError as error:
+        return _failed(planned, storage, error, process=process)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        reason = str(error).splitlines()[0]
+    # Outside of the handler, whose error holds the frames that hold the tensors.
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return Ended(planned=planned, state="starved", reason=reason)
+
+
+@contextmanager
+def _watched(planned: PlannedTrial, storage: Storage, process: Process) -> Iterator[Process]:
+    """The process with a watchdog, where somebody would start it anew."""
+    if process.hung_after is None:
+        yield process
+        return
+
+    def tell(reason: str) -> None:
+        if process.rank == 0:
+            write_failure(storage, planned.run_key, reason)
+
+    with watching(tell, floor=process.hung_after) as pulse:
+        # A report waits for the driver, however long that takes.
+        yield replace(process, beat=pulse.beat, report=pulse.resting()(process.report))
+
+
+def done(planned: PlannedTrial, result: Result) -> Ended:
+    """The ending of a trial with a result."""
+    return Ended(
+        planned=planned,
+        state="done",
+        score=result["validation"][result["metric"]],
+        epoch=len(result["history"]),
+        seconds=result["seconds"],
+    )
+
+
+def _failed(planned: PlannedTrial, storage: Storage, error: SsktError, *, process: Process) -> Ended:
+    last = error.last if isinstance(error, DivergedError) else None  # the metrics of the last good epoch
+    if process.rank == 0:
+        write_failure(storage, planned.run_key, str(error), last=last)
+    return Ended(planned=planned, state="failed", reason=str(error))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device or a machine had no memory left for a tensor."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)

@@ -1,0 +1,285 @@
+"""One trial, from its materials to its recorded result, on whatever process it runs."""
+
+import functools
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cluster.storage import Storage, open_storage
+from pipeline.caches.graphs import GraphArrays, load_graph
+from pipeline.caches.segments import read_cache, require_cache
+from pipeline.packing.packed import read_packed
+from pipeline.planning.plan import Plan, PlannedTrial, graph_name
+from pipeline.planning.specs import GraphSpec, Labels, cache_name, kinds_of
+from pipeline.tensors import as_tensor
+from pipeline.trials.checkpoints import Checkpoints
+from pipeline.trials.results import Result, read_result, write_result
+from sskt.answers import CachedOutputs, Column, LiveOutputs, SourceOutputs
+from sskt.errors import DamagedError
+from sskt.export import export_bytes
+from sskt.feeds import ImageSet, ResidentFeed, Share
+from sskt.golden import check_pixels
+from sskt.graphs import Graph
+from sskt.loop import Context, Metrics, evaluate, fit
+from sskt.loop import Progress as TrainingProgress
+from sskt.methods import Method, Needs, Task, get_method
+from sskt.metrics import main_metric
+from sskt.seeds import derive
+from sskt.settings import SourceSettings
+from sskt.sources import load_source
+from sskt.views import Recipe
+
+PURPOSES = ("target", "heads", "labelled order", "pool order", "views", "training")
+"""What a trial draws random numbers for, each from a seed of its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Materials:
+    """What the trials of an experiment share, as arrays: one copy a node in Ray's object store, however many."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    splits: np.ndarray
+    payload: dict[str, dict[str, np.ndarray]]
+    """By source, then by cache: uint8 [P, views, bytes]."""
+    stored: dict[str, dict[str, Labels]]
+    """What those are."""
+    golden: dict[str, str]
+    """Hashes of the pixels the sources saw in some views, by `sample/view`."""
+    graphs: dict[str, GraphArrays]
+    """By what they are called."""
+    recipe: Recipe
+    edges: tuple[int, ...]
+    """Of the blocks of the pool."""
+    sources: dict[str, SourceSettings]
+    storage_uri: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Process:
+    """The process a trial runs on, and how it is tied to its peers."""
+
+    device: torch.device
+    threads: int
+    rank: int = 0
+    world: int = 1
+    prepare: Callable[[nn.Module], nn.Module] | None = None
+    """Wraps a module for training over several processes; None moves it to the device."""
+    average: Callable[[Tensor], Tensor] = lambda means: means
+    report: Callable[[Metrics], None] = lambda metrics: None
+    """Told the metrics of every epoch."""
+    beat: Callable[[], None] = lambda: None
+    """Called at every sign of life."""
+    hung_after: float | None = None
+    """Seconds without one after which the process ends itself, to be started anew; None where nobody would start it."""
+    carried: dict[str, Any] = field(default_factory=dict)
+    """Plain values that go along with every saved state, and into the result."""
+    side_by_side: int = 1
+    """How many trials share the cluster with this one: speeds are comparable where it is the same."""
+
+
+def gather_materials(plan: Plan, storage: Storage, trials: list[PlannedTrial]) -> Materials:
+    """Read and verify everything some trials train from. The caches have to be whole."""
+    packed = read_packed(plan.packed, storage)
+    caches = {
+        name: {cache: require_cache(storage, spec, source=name) for cache, spec in specs.items()}
+        for name, specs in plan.caches_for(trials).items()
+    }
+    every = [whole for by_name in caches.values() for whole in by_name.values()]
+    return Materials(
+        images=packed.images,
+        labels=packed.labels,
+        splits=packed.splits,
+        payload={
+            name: {cache: read_cache(storage, whole) for cache, whole in by_name.items()}
+            for name, by_name in caches.items()
+        },
+        stored={
+            name: {cache: whole.spec.labels for cache, whole in by_name.items()} for name, by_name in caches.items()
+        },
+        golden={place: seen for whole in every for place, seen in whole.golden.items()},
+        graphs={name: _graph(storage, name, spec) for name, spec in plan.graphs_for(trials).items()},
+        recipe=plan.recipe,
+        edges=plan.packed.edges,
+        sources={name: plan.experiment.sources[name] for name in plan.sources},
+        storage_uri=storage.uri,
+    )
+
+
+def _graph(storage: Storage, name: str, spec: GraphSpec) -> GraphArrays:
+    graph = load_graph(storage, spec)
+    if graph is None:
+        raise DamagedError(f"graph of {name} is missing; run `cache`")
+    return graph
+
+
+def run_trial(planned: PlannedTrial, materials: Materials, process: Process) -> Result:
+    """Train one target to its end and record the result; return the recorded one where there is one."""
+    storage = open_storage(materials.storage_uri)
+    found = read_result(storage, planned.run_key)
+    if found is not None:
+        return found
+    reset_process(process.threads)
+    feed = make_feed(planned, materials, process)
+    method = make_method(planned, materials, feed=feed, process=process)
+    checkpoints = Checkpoints(storage, planned.run_key)
+    trial, began = planned.trial, time.perf_counter()
+    context = Context(
+        device=process.device,
+        report=process.report,
+        save=(lambda state: checkpoints.save(state | process.carried)) if process.rank == 0 else lambda state: None,
+        load=checkpoints.load,
+        average=process.average,
+        beat=process.beat,
+    )
+    progress = fit(method, feed, epochs=trial.training.epochs, seed=trial.seed, context=context)
+    test = evaluate(method, feed, "test", beat=process.beat)
+    seconds = time.perf_counter() - began
+    result = describe(planned, progress, materials=materials, test=test, process=process, seconds=seconds)
+    result |= process.carried
+    if process.rank == 0:
+        storage.write(network_key(planned.run_key), export_trained(planned, method))
+        write_result(storage, planned.run_key, result)
+        checkpoints.clear()
+    return result
+
+
+def network_key(run_key: str) -> str:
+    """Where a trial's trained target lies."""
+    return f"networks/{run_key}.safetensors"
+
+
+def reset_process(threads: int) -> None:
+    """Forget what an earlier trial in the same process may have set."""
+    torch.set_num_threads(threads)
+    torch.set_default_dtype(torch.float32)
+    torch.manual_seed(0)
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+
+
+def make_feed(planned: PlannedTrial, materials: Materials, process: Process) -> ResidentFeed:
+    """Put images and cached labels on the device and serve batches from them."""
+    trial, needs = planned.trial, planned.needs
+    arrays = (materials.images, materials.labels, materials.splits)
+    images = ImageSet(*(as_tensor(array) for array in arrays), materials.edges).to(process.device)
+    feed = ResidentFeed(
+        images,
+        classes=planned.facts.classes,
+        training=trial.training,
+        recipe=materials.recipe,
+        view_count=planned.facts.views,
+        seed=trial.seed,
+        outputs={name: _outputs(name, planned, materials, process) for name in trial.sources if needs.outputs},
+        graphs={name: _neighbours(name, needs, materials, process) for name in trial.sources if needs.graph},
+        extras=needs.extras(trial.sources),
+        share=Share(rank=process.rank, world=process.world),
+    )
+    check_pixels(feed.gallery, materials.golden)
+    return feed
+
+
+def _outputs(name: str, planned: PlannedTrial, materials: Materials, process: Process) -> SourceOutputs:
+    settings, needs = materials.sources[name], planned.needs
+    if settings.live:
+        source = load_source(name, settings)
+        source.network.to(process.device)
+        return LiveOutputs(source, needs.outputs)
+
+    def column(cache: str) -> Column:
+        payload, labels = materials.payload[name][cache], materials.stored[name][cache]
+        return Column(as_tensor(payload).to(process.device), labels.encoder, labels.width)
+
+    kinds = kinds_of(needs, planned.trial.training)
+    return CachedOutputs(
+        {kind: {output: column(cache_name(output, kind=kind)) for output in needs.outputs} for kind in kinds}
+    )
+
+
+def _neighbours(name: str, needs: Needs, materials: Materials, process: Process) -> Graph:
+    columns = materials.graphs[graph_name(name, needs.graph)]
+    ids, similarity = (as_tensor(columns[column]).to(process.device) for column in ("ids", "similarity"))
+    return Graph(ids.long(), similarity)
+
+
+def make_method(planned: PlannedTrial, materials: Materials, *, feed: ResidentFeed, process: Process) -> Method:
+    """Build the trial's method with its networks and optimisers."""
+    trial = planned.trial
+    task = Task(
+        facts=planned.facts,
+        target=trial.target,
+        training=trial.training,
+        steps_per_epoch=feed.steps_per_epoch,
+        seed=trial.seed,
+        load_source=lambda name: load_source(name, materials.sources[name]),
+        pool=feed.pool(),
+        prepare=process.prepare or (lambda module: module.to(process.device)),
+    )
+    return get_method(trial.method)(task, trial.options)
+
+
+def describe(
+    planned: PlannedTrial,
+    progress: TrainingProgress,
+    *,
+    materials: Materials,
+    test: Metrics,
+    process: Process,
+    seconds: float,
+) -> Result:
+    """Everything worth keeping of a finished training."""
+    metric = main_metric(multi_label=planned.facts.multi_label)
+    best = max(progress.history, key=lambda metrics: metrics[f"validation_{metric}"])
+    return {
+        "run_key": planned.run_key,
+        "label": planned.trial.label,
+        "spec": planned.spec,
+        "metric": metric,
+        "test": test,
+        "validation": {name: progress.history[-1][f"validation_{name}"] for name in test},
+        "best_epoch": best["epoch"],
+        "history": progress.history,
+        "label_rows": _from_caches(progress.label_rows, planned, materials) * process.world,
+        "training_seconds": round(progress.seconds, 3),
+        "seconds": round(seconds, 3),
+        "processes": process.world,
+        "side_by_side": process.side_by_side,
+        "seeds": {purpose: derive(planned.trial.seed, purpose) for purpose in PURPOSES},
+        "versions": versions(),
+    }
+
+
+def _from_caches(label_rows: int, planned: PlannedTrial, materials: Materials) -> int:
+    """Of the labels that a feed has served, as many of one source as of another, those that no live source gave."""
+    sources = planned.trial.sources
+    return label_rows // max(1, len(sources)) * sum(not materials.sources[name].live for name in sources)
+
+
+def export_trained(planned: PlannedTrial, method: Method) -> bytes:
+    """The trained target alone, as a file that can be a source of other experiments."""
+    return export_bytes(method.export(), settings=planned.trial.target, classes=planned.facts.classes)
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """What the training ran on."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
+    return {"torch": torch.__version__, "python": platform.python_version(), "device": device, "commit": git_commit()}
+
+
+def git_commit() -> str:
+    """The commit of the code that runs, or nothing outside of a checkout."""
+    folder = Path(__file__).parent
+    answer = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=False, env=os.environ
+    )
+    return answer.stdout.strip()

@@ -1,0 +1,193 @@
+"""Trials in the hands of Ray Tune: what is run next, and how each one ended."""
+
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Protocol
+
+from cluster.session import withhold_credentials
+from pipeline.planning.plan import PlannedTrial
+from pipeline.trials.attempts import Ended, State
+from sskt.errors import SsktError
+from sskt.loop import Metrics
+
+TRIES = 4
+"""How often a trial is started if its process dies, each time from its newest state: machines may well be lost under a
+long one, but one that kills its process comes to an end. The same command then tries it as often again."""
+
+
+PLACE = "placement_group"
+"""In reports of Ray Train runs: what their workers' resources belong to."""
+
+
+class Supply(Protocol):
+    """Trials to be run, one after the other."""
+
+    left: int
+    """How many more there may be."""
+
+    def next(self) -> PlannedTrial | None:
+        """Return the next trial; None where there is no more."""
+
+    def learn(self, ended: Ended) -> None:
+        """Hear how a trial ended."""
+
+
+class Fixed:
+    """Trials that are known beforehand, in their order."""
+
+    def __init__(self, trials: Iterable[PlannedTrial]) -> None:
+        self._trials = list(trials)[::-1]
+
+    @property
+    def left(self) -> int:
+        """How many more there are."""
+        return len(self._trials)
+
+    def next(self) -> PlannedTrial | None:
+        """Return the next trial; None where there is no more."""
+        return self._trials.pop() if self._trials else None
+
+    def learn(self, ended: Ended) -> None:
+        """What is known beforehand does not depend on outcomes."""
+
+
+def tune_all(
+    supply: Supply,
+    trainable: Callable[..., None],
+    *,
+    resources: dict[str, float],
+    at_once: int,
+    tell: Callable[[Ended], None],
+    scheduler: Any = None,
+    reuse: bool = True,
+) -> None:
+    """Run all trials of a supply by Ray Tune, `at_once` side by side.
+
+    resources: of each actor, by the names Ray has for them; reuse: whether an actor goes on with the next trial.
+    trainable: given {"planned": the trial, "entry": its method's number, and the point's values by axis path}, it ends
+    with a `final_report`; where that is missing, a scheduler has stopped the trial.
+    """
+    from ray import tune  # only inside a session
+
+    withhold_credentials()
+    while supply.left:
+        with tempfile.TemporaryDirectory(prefix="sskt-tune-") as folder:
+            tuner = tune.Tuner(
+                tune.with_resources(trainable, resources),
+                tune_config=tune.TuneConfig(
+                    search_alg=_make_searcher(supply),
+                    scheduler=scheduler,
+                    num_samples=min(supply.left, CHUNK),
+                    reuse_actors=reuse,
+                    max_concurrent_trials=at_once,
+                    trial_dirname_creator=lambda trial: str(trial.trial_id),
+                ),
+                # Tune's own state is never read again: results and checkpoints lie on the storage, by run key.
+                run_config=tune.RunConfig(
+                    storage_path=folder,
+                    verbose=0,
+                    failure_config=tune.FailureConfig(max_failures=TRIES - 1),
+                    callbacks=[_make_callback(supply, tell)],
+                ),
+            )
+            try:
+                tuner.fit()
+            except tune.TuneError as error:  # an ending that could not be told, as where the storage is gone
+                raise SsktError(last_line(str(error))) from error
+
+
+CHUNK = 1000
+"""Trials per Tuner: Tune writes its whole state again and again, and what it holds grows with it."""
+
+
+def final_report(ended: Ended) -> dict[str, Any]:
+    """What a trial reports last."""
+    names = ("state", "reason", "score", "epoch", "seconds")
+    return {name: getattr(ended, name) for name in names}
+
+
+def epoch_report(metrics: Metrics, *, metric: str) -> dict[str, Any]:
+    """What a trial reports of an epoch."""
+    return {"epoch": metrics["epoch"], "score": metrics[f"validation_{metric}"]}
+
+
+def ended_trial(planned: PlannedTrial, last: dict[str, Any]) -> Ended:
+    """How a trial ended that Tune calls complete, by its last report."""
+    return Ended(
+        planned=planned,
+        state=last.get("state", "stopped"),
+        score=last.get("score"),
+        reason=last.get("reason", ""),
+        epoch=last.get("epoch", 0),
+        seconds=last.get("seconds", 0),
+    )
+
+
+def _make_searcher(supply: Supply) -> Any:
+    from ray.tune.search import Searcher  # only inside a session
+
+    class Next(Searcher):
+        """Hands out the trials of the supply."""
+
+        def suggest(self, trial_id: str) -> Any:
+            planned = supply.next()
+            if planned is None:
+                return Searcher.FINISHED
+            return {"planned": planned, "entry": planned.trial.entry, **planned.trial.point}
+
+        def on_trial_complete(self, trial_id: str, result: Any = None, **_: Any) -> None:
+            """The callback hears it with the trial."""
+
+        def set_search_properties(self, *_: Any, **__: Any) -> bool:
+            return True
+
+        def save(self, checkpoint_path: str) -> None:
+            Path(checkpoint_path).touch()  # Tune moves it into place; nobody reads it
+
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Searcher, ()  # Tune pickles it, for a restart by Tune that never happens
+
+    return Next()
+
+
+def _make_callback(supply: Supply, tell: Callable[[Ended], None]) -> Any:
+    from ray import tune  # only inside a session
+
+    class Callback(tune.Callback):
+        """Passes the end of each trial on."""
+
+        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            last = trial.last_result or {}
+            ended = ended_trial(trial.config["planned"], last)
+            if ended.state == "stopped" and PLACE in last:
+                give_back(last[PLACE])
+            self._tell(ended)
+
+        def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            reason = last_line(str(trial.get_error() or "its process died"))
+            self._tell(Ended(planned=trial.config["planned"], state=state_of_death(reason), reason=reason, died=True))
+
+        def _tell(self, ended: Ended) -> None:
+            supply.learn(ended)
+            tell(ended)
+
+    return Callback()
+
+
+def give_back(place: str) -> None:
+    """Free what the workers of a Ray Train run held that was stopped: Ray itself does so only by way of a dashboard."""
+    from ray._raylet import PlacementGroupID
+    from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+    remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(place))))
+
+
+def state_of_death(reason: str) -> State:
+    """What an error that ended a process says of its trial; Ray kills processes where a node's memory runs out."""
+    return "starved" if "OutOfMemory" in reason or "out of memory" in reason else "failed"
+
+
+def last_line(text: str) -> str:
+    """What an error says at its end."""
+    return text.strip().splitlines()[-1]
