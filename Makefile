@@ -1,9 +1,9 @@
-# make demo | test | test-slow | check: each sets itself up first.
+# make demo | test | test-slow | check | lock | sbom: each sets itself up first.
 PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-slow check
+.PHONY: demo test test-slow check lock sbom
 
 demo: $(READY)
 	$(BIN)/python -m pipeline demo
@@ -22,6 +22,17 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+lock: $(READY)
+	@# All that images install, with the hash of every file. What stands in the lock already stays, where it fits.
+	sed '/^# Checks and tests/,$$d' requirements.txt | $(BIN)/uv pip compile - --quiet --universal --python-version 3.11 \
+		--generate-hashes --no-emit-index-url --no-annotate --custom-compile-command "make lock" \
+		--output-file requirements.lock
+
+sbom: $(READY)
+	mkdir -p dist
+	$(BIN)/cyclonedx-py requirements requirements.lock --pyproject pyproject.toml --output-reproducible \
+		--output-format JSON --output-file dist/sbom.cdx.json
 
 $(READY): requirements.txt
 	$(PYTHON) -m venv .venv

@@ -3,7 +3,7 @@
     python -m benchmarks.sweep_size [POINTS]
 
 A real plan on scikit-learn's digits, and for every trial a made-up result with a history of 30 epochs. The steps run in
-a fresh process that has planned and reported a sweep of two points: what is loaded once does not count.
+a fresh process that has planned and reported a sweep of a few points: what is loaded once does not count.
 """
 
 import multiprocessing
@@ -22,7 +22,7 @@ from pipeline.canonical import canonical
 from pipeline.planning.experiment import load_experiment
 from pipeline.planning.plan import Plan, PlannedTrial
 from pipeline.reports.report import make_report
-from pipeline.reports.tables import write_report
+from pipeline.reports.write import write_report
 from pipeline.stages import Stages
 from pipeline.trials.results import existing_results
 from sskt.export import export_bytes
@@ -31,7 +31,7 @@ from sskt.settings import TargetSettings
 
 T = TypeVar("T")
 
-USUAL_POINTS, SEEDS, EPOCHS = 1000, 5, 30
+USUAL_POINTS, FEW_POINTS, SEEDS, EPOCHS = 1000, 10, 5, 30
 EXPERIMENT = """
 storage: {folder}/store
 dataset: {{kind: digits, image_size: 8, validation: 0.2, test: 0.2}}
@@ -100,13 +100,13 @@ def made_up(planned: PlannedTrial, generator: np.random.Generator) -> dict[str, 
 def measure(small: str, file: str) -> None:
     """Do what the driver of a sweep does beside training; print what each step took."""
     plan, storage = plan_of(small)  # loads what is loaded once
-    write_report(make_report(plan, storage), storage, name="small")
+    write_report(plan, make_report(plan, storage), storage)
     began, before = time.perf_counter(), resident_kilobytes()
     plan, storage = measured("plan", lambda: plan_of(file))
     trials = len(plan.trials)
     found = measured("existing", lambda: existing_results(storage))
     report = measured("report", lambda: make_report(plan, storage))
-    measured("written", lambda: write_report(report, storage, name="sweep"))
+    measured("written", lambda: write_report(plan, report, storage))
     told("in all", time.perf_counter() - began, resident_kilobytes() - before)
     print(f"{trials} trials, {len(found)} results found, {report.cost.trials} reported in {len(report.rows)} rows")
 
@@ -133,7 +133,7 @@ def resident_kilobytes() -> int:
 def main(points: int) -> int | None:
     """Prepare in this process, measure in a fresh one; return its exit code."""
     with tempfile.TemporaryDirectory() as name:
-        small, large = (write_file(Path(name), points=points) for points in (2, points))
+        small, large = (write_file(Path(name), points=points) for points in (FEW_POINTS, points))
         for file in (small, large):
             write_results(*plan_of(file))
         process = multiprocessing.get_context("spawn").Process(target=measure, args=(small, large))

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 PACKAGES = (
-    "ray", "torch", "torchvision", "pyarrow", "boto3", "numpy", "pillow", "pydantic", "PyYAML", "safetensors",
-    "scikit-learn", "scipy", "tqdm", "optuna",
+    "ray", "torch", "torchvision", "pyarrow", "boto3", "filelock", "Jinja2", "matplotlib", "numpy", "optuna", "pillow",
+    "pydantic", "PyYAML", "rich", "safetensors", "scikit-learn", "scipy", "shtab", "tqdm",
 )  # fmt: skip
 """What the project runs on; a difference between nodes shows late, and far from its cause."""
 MOST_CLOCK_SECONDS = 5.0
@@ -50,6 +50,8 @@ class NodeFacts:
     """Versions by the names of PACKAGES; those that are missing are left out."""
     gpus: int
     """As Ray offers them."""
+    offers: str
+    """All that Ray places work by, in words: processors, devices, memory, labels."""
     gpu_problem: str
     """What torch met when it used them all."""
     object_store_bytes: int
@@ -118,7 +120,7 @@ def check_nodes(facts: ClusterFacts) -> Iterator[Finding]:
     if facts.expected is not None and there != facts.expected:
         yield Finding(f"{there} nodes instead of {facts.expected}", "see `ray status`; each needs address and token")
     elif facts.nodes and not facts.silent:
-        yield Finding(f"nodes: {', '.join(node.name for node in facts.nodes)}")
+        yield Finding(f"nodes: {'; '.join(f'{node.name} ({node.offers})' for node in facts.nodes)}")
 
 
 def check_versions(facts: ClusterFacts) -> Iterator[Finding]:

@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from cluster.doctor import PACKAGES, ClusterFacts, Credentials, NodeFacts, StorageFacts, clock_off
+from cluster.resources import node_resources
 from cluster.session import is_local, start_session
 from cluster.storage import Storage, StorageError, open_storage
 
@@ -45,6 +46,7 @@ class Questions:
     """What a node is asked beyond what it says of itself."""
 
     gpus: int
+    offers: str
     object_store_bytes: int
     neighbours: Sequence[str]
     """host:port of what other nodes listen on."""
@@ -65,6 +67,7 @@ def gather(*, storage: str = "", expected: int | None = None) -> ClusterFacts:
     with contextlib.ExitStack() as afterwards:
         if shared is not None:
             with contextlib.suppress(StorageError):  # the nodes will say so, each for itself
+                shared.check(write="doctor")
                 shared.write(f"{place}/shared", b"the same everywhere")
                 afterwards.callback(shared.delete, f"{place}/shared")
         said = ask([node for node in ray.nodes() if node["Alive"]], storage=storage, place=place)
@@ -102,6 +105,7 @@ def ask(nodes: Sequence[Mapping[str, Any]], *, storage: str, place: str) -> dict
         name = f"{name} ({number})" if name in asked else name  # several on one machine, in tests
         questions = Questions(
             gpus=gpus,
+            offers=str(node_resources(node)),
             object_store_bytes=int(node["Resources"].get("object_store_memory", 0)),
             neighbours=[address for other in nodes if other is not node for address in _listening(other)],
             storage=storage,
@@ -145,6 +149,7 @@ def say(name: str, questions: Questions) -> NodeFacts:
         python=platform.python_version(),
         packages=versions(),
         gpus=questions.gpus,
+        offers=questions.offers,
         gpu_problem=gpu_problem(questions.gpus) if questions.gpus else "",
         object_store_bytes=questions.object_store_bytes,
         shared_memory_bytes=shutil.disk_usage("/dev/shm").total if Path("/dev/shm").is_dir() else None,  # noqa: S108
@@ -193,6 +198,7 @@ def probe(storage: Storage, place: str) -> StorageFacts:
     """Do once what runs do all the time; say what went wrong, or how fast it was."""
     data, key = secrets.token_bytes(PROBE_BYTES), f"{place}/bytes"
     try:
+        storage.check(write="doctor")
         problem = _misbehaviour(storage, place)
         begun = time.time()
         storage.write(key, data)

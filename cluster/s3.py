@@ -15,13 +15,14 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, ReadTimeoutError
 
-from cluster.s3_client import CUT_SHORT, client, code_of, reason, status_of
-from cluster.stored import StorageError, Stored, is_object
+from cluster.s3_client import CUT_SHORT, ENCRYPTION, client, code_of, encryption, is_busy, reason, status_of
+from cluster.s3_watch import spoilt
+from cluster.stored import Fetched, StorageError, Stored, is_object
 
-TRIES = 3
-"""How often an answer is asked for again that was cut short or differs from its checksum; and a contested creation."""
+TRIES = 8
+"""How often an object is asked for that arrives cut short or changed, and a contested creation is tried."""
 WHOLE_BYTES = 1 << 26
 """Larger objects are sent in parts."""
 PART_BYTES, PARTS_AT_ONCE = 1 << 24, 4
@@ -39,19 +40,39 @@ class S3Storage:
     def __init__(self, uri: str) -> None:
         self.bucket, self.root = _parsed(uri)
         self.uri = f"s3://{self.bucket}/{self.root}".rstrip("/")
+        encryption()  # refused now where it makes no sense
 
     def __reduce__(self) -> tuple[type["S3Storage"], tuple[str]]:
         """Travel as an address."""
         return S3Storage, (self.uri,)
 
+    def check(self, *, write: str | None) -> None:
+        """Raise within seconds where it cannot be listed or written below a prefix; a busy server is no reason."""
+        with self._asked("listed", ""), _unless_busy():
+            client(hasty=True).list_objects_v2(Bucket=self.bucket, Prefix=self._below(""), MaxKeys=1)
+        if write is not None:
+            with self._asked("written", write), _unless_busy(), suppress(ReadTimeoutError):  # it was just there
+                _probe(client(hasty=True), self.bucket, self._path("/".join(filter(None, (write, PROBE)))))
+
     def read(self, key: str) -> bytes | None:
         """Return the object, or None where there is none."""
+        found = self.fetch(key)
+        return None if found is None else found.data
+
+    def fetch(self, key: str, *, known: str = "") -> Fetched | None:
+        """Return the object and its tag, without its bytes where it is the one whose tag is known; None for none."""
         with self._asked("read", key):
-            for _ in range(TRIES - 1):
+            for tried in range(1, TRIES):
                 with suppress(_SpoiltError):
-                    return self._get(key)
+                    return self._get(key, known)
+                spoilt(tried)
                 _pause()
-            return self._get(key)
+            return self._get(key, known)
+
+    def url(self, key: str) -> str:
+        """Where the object lies, with the server: what tells it from all others."""
+        with self._asked("read", key):
+            return f"{client().meta.endpoint_url}/{self.bucket}/{self._path(key)}"
 
     def write(self, key: str, data: bytes) -> None:
         """Publish the object at once, replacing what was there."""
@@ -94,9 +115,8 @@ class S3Storage:
 
     def objects(self, prefix: str) -> Iterator[Stored]:
         """All objects below `prefix/`, sorted by key."""
-        below = f"{self._path(prefix.rstrip('/'))}/".lstrip("/")
         with self._asked("listed", prefix):
-            pages = client().get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=below)
+            pages = client().get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self._below(prefix))
             entries = [entry for page in pages for entry in page.get("Contents", ())]
         own = len(self._path("x")) - 1
         found = [Stored(entry["Key"][own:], entry["Size"], entry["LastModified"].timestamp()) for entry in entries]
@@ -107,12 +127,19 @@ class S3Storage:
         """Where the object lies in the bucket."""
         return "/".join(filter(None, (self.root, key)))
 
-    def _get(self, key: str) -> bytes | None:
+    def _below(self, prefix: str) -> str:
+        """What the paths of all objects below a prefix begin with."""
+        return f"{self._path(prefix.rstrip('/'))}/".lstrip("/")
+
+    def _get(self, key: str, known: str) -> Fetched | None:
+        conditions = {"IfNoneMatch": known} if known else {}
         try:
-            answer = client().get_object(**self._address(key))
+            answer = client().get_object(**self._address(key), **conditions)
         except ClientError as error:
             if code_of(error) == "NoSuchKey":
                 return None
+            if status_of(error) == 304:
+                return Fetched(known, None)
             raise
         try:
             data: bytes = answer["Body"].read()
@@ -121,18 +148,21 @@ class S3Storage:
         sent = answer["Metadata"].get("sha256")
         if sent is not None and sent != hashlib.sha256(data).hexdigest():  # what others put there has none
             raise _SpoiltError("its bytes differ from the SHA-256 that was written with it; delete it to make it again")
-        return data
+        return Fetched(answer.get("ETag", ""), data)
 
     def _put(self, key: str, data: bytes, *, token: str, **conditions: str) -> None:
-        sha256 = hashlib.sha256(data)
-        client().put_object(
+        sha256, encrypted = hashlib.sha256(data), encryption()
+        answer = client().put_object(
             **self._address(key),
             Body=data,
             Metadata={"sha256": sha256.hexdigest(), "token": token},
             ChecksumSHA256=base64.b64encode(sha256.digest()).decode(),
             ContentMD5=_md5(data),  # for servers that know no other checksum
+            **encrypted,
             **conditions,
         )
+        if encrypted and answer.get("ServerSideEncryption") != encrypted["ServerSideEncryption"]:
+            raise StorageError(f"{self.uri}/{key}: its server did not encrypt it as {ENCRYPTION} asks; use another")
 
     def _put_if_absent(self, key: str, data: bytes, *, token: str) -> bool:
         try:
@@ -145,7 +175,8 @@ class S3Storage:
 
     def _put_in_parts(self, key: str, data: bytes, *, token: str) -> None:
         address, metadata = self._address(key), {"sha256": hashlib.sha256(data).hexdigest(), "token": token}
-        upload = address | {"UploadId": client().create_multipart_upload(**address, Metadata=metadata)["UploadId"]}
+        begun = client().create_multipart_upload(**address, Metadata=metadata, **encryption())
+        upload = address | {"UploadId": begun["UploadId"]}
         with ExitStack() as undo:
             undo.callback(_abort, upload)
             starts = range(0, len(data), PART_BYTES)
@@ -193,6 +224,16 @@ def _parsed(uri: str) -> tuple[str, str]:
     return bucket, root
 
 
+@contextmanager
+def _unless_busy() -> Iterator[None]:
+    """Let pass what later requests have the patience for."""
+    try:
+        yield
+    except ClientError as error:
+        if not is_busy(error) or code_of(error) == "500":  # what boto3 makes of a page for people
+            raise
+
+
 @cache
 def _has_conditional_put(bucket: str, probe: str) -> bool:
     """Whether the server keeps an object when asked to; some ignore the condition, and replace it.
@@ -201,14 +242,25 @@ def _has_conditional_put(bucket: str, probe: str) -> bool:
     """
     for _ in range(2):  # the first may be the one that makes the probe
         try:
-            client().put_object(Bucket=bucket, Key=probe, Body=b"", IfNoneMatch="*")
+            made = _probe(client(), bucket, probe)
         except ClientError as error:
-            if _was_contested(error):
-                return True
             if status_of(error) == 501:
                 return False
             raise
+        if not made:
+            return True
     return False
+
+
+def _probe(asked: Any, bucket: str, probe: str) -> bool:
+    """Make an empty object unless it is there; say whether it was made."""
+    try:
+        asked.put_object(Bucket=bucket, Key=probe, Body=b"", IfNoneMatch="*", **encryption())
+    except ClientError as error:
+        if _was_contested(error):
+            return False
+        raise
+    return True
 
 
 def _was_contested(error: ClientError) -> bool:
@@ -224,7 +276,7 @@ def _send_part(upload: dict[str, str], data: bytes, start: int) -> dict[str, Any
 
 def _abort(upload: dict[str, str]) -> None:
     with suppress(BotoCoreError, ClientError):  # what stops the upload may stop this too
-        client().abort_multipart_upload(**upload)
+        client(hasty=True).abort_multipart_upload(**upload)
 
 
 def _md5(data: bytes) -> str:

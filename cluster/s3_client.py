@@ -1,13 +1,16 @@
-"""The client of an S3-compatible server, one for a process, and what its failures mean.
+"""The clients of an S3-compatible server, for each process its own, and what their failures mean.
 
 Endpoint, region and credentials are found in the standard places of AWS: the environment, ~/.aws, roles.
 """
 
 import os
+import random
+import re
+import time
 from datetime import datetime
-from functools import cache
+from functools import cache, partial
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import boto3
@@ -15,13 +18,31 @@ from botocore import exceptions as failures
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from cluster.s3_watch import watch
 from cluster.stored import StorageError
 
-ATTEMPTS = 7
-"""Of each request: what fails on the way, or with a 5xx, is asked again after 0-1, 0-2, 0-4 ... 0-32 seconds."""
-CONNECT_SECONDS, ANSWER_SECONDS = 5, 30
-"""How long one attempt waits for a connection, and for the next byte of an answer."""
+
+class Patience(NamedTuple):
+    """How long a request is tried."""
+
+    seconds: float
+    """What fails on the way, or with a 5xx, is asked again for so long, after 0-1, 0-2, 0-4 ... seconds."""
+    connect_seconds: float
+    """How long an attempt waits for a connection."""
+    answer_seconds: float
+    """And for the next byte of an answer."""
+    longest_pause: float = 8
+
+
+PATIENT = Patience(seconds=180, connect_seconds=5, answer_seconds=30)
+"""Servers that restart or are cut off for a minute or two stop no run."""
+HASTY = Patience(seconds=1, connect_seconds=2, answer_seconds=2, longest_pause=0.2)
+"""For the first look at a storage: a wrong address or key shows before anything is begun."""
+PASSING = (429, 500, 502, 503, 504)
+"""The numbers of refusals that mean: not now."""
 CONNECTIONS = 16
+ENCRYPTION = "SSKT_S3_ENCRYPTION"
+"""The variable that says how objects are encrypted where the bucket's own rule is not enough."""
 
 CUT_SHORT = (failures.IncompleteReadError, failures.ResponseStreamingError, failures.ReadTimeoutError)
 """What reading an answer's body raises where it breaks off; only its head is asked for again by the client itself."""
@@ -45,36 +66,73 @@ _REASONS = {
     "ExpiredToken": "the credentials have expired; renew them",
     "RequestTimeTooSkewed": "this machine's clock is wrong; set it",
     "PermanentRedirect": "the bucket lies in another region; set AWS_REGION",
+    "AuthorizationHeaderMalformed": "the bucket lies in another region; set AWS_REGION",
+    "InvalidToken": "the server does not know AWS_SESSION_TOKEN; renew the credentials, or unset it",
 }
 
 
 _MAKING = Lock()
 
 
-def client() -> Any:
-    """The client of this process: it serves all threads, and no forked process uses its parent's connections."""
+def client(*, hasty: bool = False) -> Any:
+    """A client of this process: it serves all threads, and no forked process uses its parent's connections."""
     with _MAKING:
-        return _made_client(os.getpid())
+        return _made_client(os.getpid(), HASTY if hasty else PATIENT)
 
 
 @cache
-def _made_client(process: int) -> Any:
+def _made_client(process: int, patience: Patience) -> Any:
     config = Config(
-        # The other modes give up at once when the requests of a process have failed 35 times in all.
-        retries={"mode": "legacy", "total_max_attempts": ATTEMPTS},
-        connect_timeout=CONNECT_SECONDS,
-        read_timeout=ANSWER_SECONDS,
+        # No mode of its own has patience: they count attempts, or give up when a process's have failed 35 times in all.
+        retries={"mode": "standard", "total_max_attempts": 1},
+        connect_timeout=patience.connect_seconds,
+        read_timeout=patience.answer_seconds,
         max_pool_connections=CONNECTIONS,
         # We send checksums of our own, in headers; boto3's trailing ones are refused by older servers.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )
     try:
-        return boto3.session.Session(region_name=os.environ.get("AWS_REGION")).client("s3", config=config)
+        made = boto3.session.Session(region_name=os.environ.get("AWS_REGION")).client("s3", config=config)
     except BotoCoreError:
         raise
     except ValueError as error:
         raise StorageError("AWS_ENDPOINT_URL is no address; it has to be https://host or http://host:port") from error
+    made.meta.events.register_first("needs-retry.s3", partial(_pause, patience))
+    watch(made)
+    return made
+
+
+def _pause(
+    patience: Patience, *, attempts: int, response: Any, caught_exception: Any, request_dict: Any, **_: Any
+) -> float | None:
+    """How long to wait before a request is made again; None where it is over."""
+    if not _passes(response, caught_exception):
+        return None
+    now = time.monotonic()
+    since = request_dict["context"].setdefault("failing since", now)
+    if now - since >= patience.seconds:
+        return None
+    return random.random() * min(patience.longest_pause, 2 ** (attempts - 1))  # noqa: S311 (no secret)
+
+
+def _passes(response: Any, error: Exception | None) -> bool:
+    """Whether what went wrong, if anything did, may be right when asked again."""
+    if error is not None:
+        return isinstance(error, (*_UNREACHABLE, *CUT_SHORT))
+    answer, said = response
+    return answer.status_code in PASSING or said.get("Error", {}).get("Code") == "RequestTimeout"
+
+
+def encryption() -> dict[str, str]:
+    """What a request that makes an object asks of the server; nothing where the bucket's own rule decides."""
+    chosen = os.environ.get(ENCRYPTION, "")
+    found = re.fullmatch(r"(AES256)|(aws:kms)(?:=([\w:/+=,.@-]+))?", chosen, re.ASCII)
+    if chosen and found is None:
+        raise StorageError(f"{ENCRYPTION} is {chosen!r}; it has to be AES256, aws:kms, or aws:kms=KEY")
+    algorithm, key = (found[1] or found[2], found[3]) if found else (None, None)
+    asked = {"ServerSideEncryption": algorithm, "SSEKMSKeyId": key}
+    return {name: value for name, value in asked.items() if value}
 
 
 def credentials() -> tuple[str, float | None] | None:
@@ -109,11 +167,21 @@ def reason(error: Exception) -> str:
 
 def _refusal(error: ClientError) -> str:
     code = _CODES.get(code_of(error), code_of(error))
+    said = " ".join(error.response["Error"].get("Message", "").split())
+    if "kms:" in said:
+        return f"{code}: {said}; the credentials need kms:GenerateDataKey and kms:Decrypt on the key"
     if code in _REASONS:
         return _REASONS[code]
-    if status_of(error) >= 500 or status_of(error) == 429:
-        return f"the server failed {ATTEMPTS} times ({code}); the same command goes on from what is finished"
-    return f"{code}: {' '.join(error.response['Error'].get('Message', '').split())}"
+    if is_busy(error):
+        tried = error.response["ResponseMetadata"].get("RetryAttempts", 0) + 1
+        hint = "; does AWS_ENDPOINT_URL lead to S3?" if code.isdecimal() else ""
+        return f"the server failed {tried} times ({code}); the same command goes on from what is finished{hint}"
+    return f"{code}: {said}"
+
+
+def is_busy(error: ClientError) -> bool:
+    """Whether the server could not do what it was asked, this time."""
+    return status_of(error) >= 500 or status_of(error) == 429
 
 
 def code_of(error: ClientError) -> str:

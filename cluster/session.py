@@ -2,6 +2,16 @@
 
 import logging
 import os
+import secrets
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from cluster.logs import as_json
+from cluster.metrics import export
 
 # Read by Ray when it starts, in this process and in every worker.
 _ENVIRONMENT = {
@@ -28,13 +38,39 @@ def start_session() -> None:
 
     if ray.is_initialized():
         return
-    if not is_local():
-        ray.init(logging_level=logging.WARNING)
+    with _own_termination():
+        if is_local():
+            _keep_token_private()
+            # No dashboard: nothing here asks it. What a stopped Ray Train run held is given back in
+            # pipeline/trials/tuning.py.
+            here = {"address": "local", "num_cpus": usable_cpus(), "include_dashboard": False}
+            ray.init(**here, logging_level=logging.WARNING, log_to_driver=False)
+        else:
+            # Lines of workers would stand among those of the driver, behind a prefix that is no JSON.
+            ray.init(logging_level=logging.WARNING, log_to_driver=not as_json())
+    export()
+
+
+@contextmanager
+def _own_termination() -> Iterator[None]:
+    """Ray puts a handler of its own on SIGTERM; where the command has one, that stays."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    if callable(handler) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
+
+
+def _keep_token_private() -> None:
+    """Have the token of this machine's sessions where its owner alone reads it: Ray would write it for all to read."""
+    if {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
         return
-    # No dashboard: nothing here asks it. What a stopped Ray Train run held is given back in pipeline/trials/tuning.py.
-    ray.init(
-        "local", num_cpus=usable_cpus(), include_dashboard=False, logging_level=logging.WARNING, log_to_driver=False
-    )
+    file = Path.home() / ".ray" / "auth_token"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=file.parent) as fresh, suppress(FileExistsError):
+        fresh.write(secrets.token_hex(32))
+        fresh.flush()
+        os.link(fresh.name, file)  # whole, or another process's
+    file.chmod(0o600)
 
 
 def withhold_credentials() -> None:

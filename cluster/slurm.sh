@@ -30,16 +30,24 @@ private=$(umask 077 && mktemp -d "$PWD/.sskt-$SLURM_JOB_ID-XXXXXX")
 (umask 077 && head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n' > "$private/token")
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$private/token" RAY_USAGE_STATS_ENABLED=0
 export RAY_TMPDIR=${SLURM_TMPDIR:-/tmp} # of each node
+export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=60 # half of what is left at SIGTERM
+export RAY_health_check_timeout_ms=5000 RAY_health_check_failure_threshold=3 # as in the Dockerfile
 
-started=()
+started=() nodes_up=()
 clean_up() {
     trap - EXIT TERM INT
     for pid in "${started[@]}"; do kill -TERM "$pid" 2> /dev/null || true; done
     wait || true
     rm -rf "$private"
 }
+leave() { # nodes first: at SIGTERM each drains, and its trials save the step they are at
+    trap - TERM INT
+    for pid in "${nodes_up[@]}"; do kill -TERM "$pid" 2> /dev/null || true; done
+    for pid in "${nodes_up[@]}"; do wait "$pid" || true; done
+    exit 143
+}
 trap clean_up EXIT
-trap 'exit 143' TERM INT # a child that is waited for lets the trap run at once
+trap leave TERM INT # a child that is waited for lets the trap run at once
 
 on() { # NODE COMMAND...: a step of the job, ended with it
     local node=$1
@@ -62,6 +70,7 @@ for ((attempt = 1; ; attempt++)); do
     sleep 10
 done
 
+nodes_up=("${started[@]}")
 srun --overlap --nodes=1 --ntasks=1 --nodelist="$head" "$@" &
 command=$!
 started+=("$command")

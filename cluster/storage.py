@@ -9,13 +9,16 @@ from typing import Protocol
 
 from cluster.stored import StorageError, Stored, is_object
 
-__all__ = ["FolderStorage", "Storage", "StorageError", "Stored", "open_storage"]
+__all__ = ["FolderStorage", "Storage", "StorageError", "Stored", "checked_storage", "open_storage"]
 
 
 class Storage(Protocol):
     """Objects by key, `/`-separated, below one address."""
 
     uri: str
+
+    def check(self, *, write: str | None) -> None:
+        """Raise soon where it cannot be listed, or nothing be written below a prefix; asked before work begins."""
 
     def read(self, key: str) -> bytes | None:
         """Return the object, or None where there is none."""
@@ -50,11 +53,25 @@ def open_storage(uri: str) -> Storage:
     raise StorageError(f"storage {uri!r}: the scheme {scheme!r} is unknown; use a folder's path or s3://bucket/prefix")
 
 
+def checked_storage(uri: str, *, write: str | None) -> Storage:
+    """Open a storage that is about to be used, and written to unless None: what is wrong shows within seconds."""
+    storage = open_storage(uri)
+    storage.check(write=write)
+    return storage
+
+
 class FolderStorage:
     """Objects as files. A temporary file beside the target is synced, then renamed into place."""
 
     def __init__(self, root: str) -> None:
         self.uri = str(Path(root).absolute())
+
+    def check(self, *, write: str | None) -> None:
+        """Raise where something else lies there, or nothing can be written; a missing folder is an empty one."""
+        place, asked = self.path(write or ""), "read" if write is None else "written"
+        there = next(folder for folder in (place, *place.parents) if folder.exists())
+        if not there.is_dir() or not os.access(there, os.R_OK | os.X_OK | (0 if write is None else os.W_OK)):
+            raise StorageError(f"storage {self.uri!r} cannot be {asked}: {there} is no folder that you may use so")
 
     def path(self, key: str) -> Path:
         """Where the object lies."""

@@ -16,6 +16,15 @@ class Stored(NamedTuple):
     """When, in seconds since 1970."""
 
 
+class Fetched(NamedTuple):
+    """An object as it came from its storage."""
+
+    tag: str
+    """What changes with the object."""
+    data: bytes | None
+    """None where it was asked for unless it has that tag, and it has."""
+
+
 def is_object(key: str) -> bool:
     """Whether a key names an object: a leading dot marks the storage's own, a trailing slash a folder."""
     name = key.rpartition("/")[2]

@@ -5,20 +5,31 @@ import os
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
+import shtab
+
+from cluster.logs import LogError, check_choice
 from cluster.resources import ResourceError
 from cluster.storage import StorageError
 from pipeline.care.upkeep import UPKEEP_VERBS, add_upkeep_arguments
 from pipeline.demo import cost_lines, run_demo
 from pipeline.forecasts.forecast import forecast
+from pipeline.forecasts.verbs import FORECAST_VERBS, add_forecast_arguments
+from pipeline.inspecting.verbs import INSPECTING_VERBS, add_inspecting_arguments
 from pipeline.interrupts import insistent_interrupts
 from pipeline.planning.catalogue import catalogue
 from pipeline.planning.experiment import load_experiment
 from pipeline.planning.plan import Plan, PlannedTrial
-from pipeline.progress import say
+from pipeline.progress import complain, say
+from pipeline.release.verbs import RELEASE_VERBS, add_release_arguments
 from pipeline.reports.report import report_experiment
-from pipeline.reports.tables import to_terminal, write_report
-from pipeline.stages import Stages
+from pipeline.reports.tables import to_json, to_terminal
+from pipeline.reports.write import write_report
+from pipeline.stages import Say, Stages
+from pipeline.starting.verbs import STARTING_VERBS, add_starting_arguments
+from pipeline.trials.loggers import check_loggers
+from pipeline.watching.verbs import WATCHING_VERBS, add_watching_arguments
 from sskt.errors import InputError, SsktError
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
@@ -64,7 +75,7 @@ def train_verb(arguments: argparse.Namespace) -> int:
       python -m pipeline train experiments/demo.yaml --trial 3
       python -m pipeline train mine.yaml --trial 0 --set resources.workers=2
     """
-    stages = _stages(arguments)
+    stages = _stages(arguments, writes="claims")
     plan = stages.pack()
     planned = _choose(plan, arguments.trial)
     stages.cache(plan, trials=[planned])
@@ -87,7 +98,8 @@ def sweep_verb(arguments: argparse.Namespace) -> int:
       python -m pipeline sweep mine.yaml --set seeds=[0,1,2,3,4]
       python -m pipeline sweep mine.yaml --dry-run
     """
-    stages = _stages(arguments)
+    stages = _stages(arguments, writes=None if arguments.dry_run else "claims")
+    check_loggers(stages.experiment.log_to)
     if arguments.dry_run:
         for line in forecast(stages.experiment, stages.storage):
             say(line)
@@ -100,18 +112,27 @@ def sweep_verb(arguments: argparse.Namespace) -> int:
 
 
 def report_verb(arguments: argparse.Namespace) -> int:
-    """Print the table of an experiment from the results that are there.
+    """Print the table of an experiment from the results that are there, and write a page to show.
 
-    Trains nothing. Writes the same numbers under `reports/` of the storage as Markdown, CSV and JSON. Scores are those
-    on the test split after the last epoch, mean ± standard deviation over seeds: accuracy, or mean average precision
-    where an image may have several labels. The change against `scratch` is paired by seed and comes with its 95 %
-    interval. Of a table of more than 60 rows the 30 best by validation are printed. The CSV has a line for each trial
-    that has ended, with those that failed, or that a search tried or stopped early.
+    Trains nothing. Under `reports/` of the storage it writes a page that is one HTML file and needs no network, and the
+    same numbers as Markdown, CSV, Parquet and JSON (docs/report.md). Scores are those on the test split after the last
+    epoch, mean ± standard deviation over seeds: accuracy, or mean average precision where an image may have several
+    labels. The change against `scratch` is paired by seed and comes with its 95 % interval. Of a table of more than 60
+    rows the 30 best by validation are printed. The CSV has a line for each trial that has ended, with those that
+    failed, or that a search tried or stopped early. With --json it prints the numbers alone, for machines.
 
       python -m pipeline report experiments/demo.yaml
+      python -m pipeline report experiments/demo.yaml --json
     """
-    stages = _stages(arguments)
-    _print_report(stages.pack(), stages)
+    if not arguments.json:
+        stages = _stages(arguments, writes=None)
+        _print_report(stages.pack(), stages)
+        return 0
+    stages = _stages(arguments, writes=None, tell=lambda line: None)
+    plan = stages.pack()
+    report = report_experiment(plan, stages.storage)
+    write_report(plan, report, stages.storage)
+    print(to_json(report))  # noqa: T201 (whoever reads it wants nothing else)
     return 0
 
 
@@ -143,23 +164,39 @@ def demo_verb(arguments: argparse.Namespace) -> int:
 
 
 VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
+    **STARTING_VERBS,
     "pack": pack_verb,
     "cache": cache_verb,
     "train": train_verb,
+    **FORECAST_VERBS,
     "sweep": sweep_verb,
     "report": report_verb,
+    **WATCHING_VERBS,
+    **INSPECTING_VERBS,
+    **RELEASE_VERBS,
     "methods": methods_verb,
     **UPKEEP_VERBS,
     "demo": demo_verb,
 }
 
+ADD_ARGUMENTS: dict[str, Callable[[argparse.ArgumentParser, str], None]] = {
+    **dict.fromkeys(STARTING_VERBS, add_starting_arguments),
+    **dict.fromkeys(FORECAST_VERBS, add_forecast_arguments),
+    **dict.fromkeys(WATCHING_VERBS, add_watching_arguments),
+    **dict.fromkeys(INSPECTING_VERBS, add_inspecting_arguments),
+    **dict.fromkeys(RELEASE_VERBS, add_release_arguments),
+    **dict.fromkeys(UPKEEP_VERBS, add_upkeep_arguments),
+}
+"""Of the verbs that stand in files of their own."""
+
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of the whole command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m pipeline",
+        prog="sskt" if Path(sys.argv[0]).name == "sskt" else "python -m pipeline",
         description="Transfer what several pretrained vision networks know into a small one of your own.",
     )
+    shtab.add_argument_to(parser, "--print-completion", help="print what completes the command `sskt` in a shell")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for name, verb in VERBS.items():
         summary, _, manual = (verb.__doc__ or "").partition("\n")
@@ -167,14 +204,16 @@ def make_parser() -> argparse.ArgumentParser:
         command = verbs.add_parser(
             name, help=summary, description=manual, formatter_class=argparse.RawDescriptionHelpFormatter
         )
-        if name in UPKEEP_VERBS:
-            add_upkeep_arguments(command, name)
+        if name in ADD_ARGUMENTS:
+            ADD_ARGUMENTS[name](command, name)
         elif name not in ("demo", "methods"):
-            command.add_argument("experiment", help="the experiment file (YAML)")
-        if name not in ("methods", "caches", "cache-diff"):
+            command.add_argument("experiment", help="the experiment file (YAML)").complete = shtab.FILE
+        if name not in ("methods", "caches", "cache-diff", "init", "predict"):
             command.add_argument(
                 "--set", action="append", default=[], metavar="PATH=VALUE", help="change a field; as often as needed"
             )
+        if name == "report":
+            command.add_argument("--json", action="store_true", help="print the numbers alone, as JSON")
         if name == "sweep":
             command.add_argument("--dry-run", action="store_true", help="only say what would be done")
         if name == "train":
@@ -188,18 +227,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return its exit code."""
     arguments = make_parser().parse_args(argv)
     try:
+        check_choice()
         return VERBS[arguments.verb](arguments)
-    except (InputError, ResourceError, StorageError) as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+    except (InputError, LogError, ResourceError, StorageError) as error:
+        complain(f"error: {error}")
         return BAD_INPUT
     except SsktError as error:
-        print(f"failed in {arguments.verb}: {error}", file=sys.stderr)  # noqa: T201
+        complain(f"failed in {arguments.verb}: {error}")
         return FAILED
     except BrokenPipeError:  # whoever read along has gone, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except KeyboardInterrupt:
-        print("\nstopped; what was finished is kept, the same command goes on from there", file=sys.stderr)  # noqa: T201
+        complain("\nstopped; what was finished is kept, the same command goes on from there")
         return INTERRUPTED
 
 
@@ -210,8 +250,8 @@ def run() -> None:
     sys.exit(code)
 
 
-def _stages(arguments: argparse.Namespace) -> Stages:
-    return Stages(load_experiment(arguments.experiment, changes=arguments.set), say)
+def _stages(arguments: argparse.Namespace, *, writes: str | None = "", tell: Say = say) -> Stages:
+    return Stages(load_experiment(arguments.experiment, changes=arguments.set), tell, writes=writes)
 
 
 def _choose(plan: Plan, number: int | None) -> PlannedTrial:
@@ -229,9 +269,8 @@ def _choose(plan: Plan, number: int | None) -> PlannedTrial:
 
 def _print_report(plan: Plan, stages: Stages) -> None:
     report = report_experiment(plan, stages.storage)
-    where = write_report(report, stages.storage, name=stages.experiment.name)
-    where = f"{stages.experiment.storage}/{where}"
-    shown = to_terminal(report, whole=where.removesuffix("md") + "csv")
+    where = f"{stages.experiment.storage}/{write_report(plan, report, stages.storage)}"
+    shown = to_terminal(report, whole=where.removesuffix("html") + "csv")
     say(f"\n{shown}\n{cost_lines(report.cost)}\nreport  {where}")
 
 

@@ -16,13 +16,13 @@ def write_columns(columns: dict[str, np.ndarray], *, statement: bytes) -> bytes:
 
 
 def read_rows(column: pa.ChunkedArray) -> np.ndarray:
-    """Return uint8 [rows, bytes], copied once."""
+    """Return uint8 [rows, bytes], copied only where they lie in several pieces; not to be written to."""
     width = column.type.byte_width
     chunks = [
         np.frombuffer(chunk.buffers()[1], dtype=np.uint8, count=len(chunk) * width, offset=chunk.offset * width)
         for chunk in column.chunks
     ]
-    return np.concatenate(chunks).reshape(-1, width)
+    return (chunks[0] if len(chunks) == 1 else np.concatenate(chunks)).reshape(-1, width)
 
 
 def _binary(rows: np.ndarray) -> pa.FixedSizeBinaryArray:

@@ -5,8 +5,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pipeline.planning.experiment import load_experiment
-from pipeline.reports.report import Cost, make_report
-from pipeline.reports.tables import to_markdown, write_report
+from pipeline.reports.costs import Cost
+from pipeline.reports.report import make_report
+from pipeline.reports.tables import to_markdown
+from pipeline.reports.write import write_report
 from pipeline.stages import Stages
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
@@ -28,7 +30,7 @@ def run_demo(*, changes: Sequence[str], say: Callable[[str], None]) -> int:
     caches = stages.cache(plan)
     outcome = stages.sweep(plan)
     report = make_report(plan, stages.storage)
-    where = write_report(report, stages.storage, name=experiment.name)
+    where = write_report(plan, report, stages.storage)
     say("")
     say(to_markdown(report))
     say(cost_lines(report.cost))

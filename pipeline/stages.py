@@ -1,16 +1,23 @@
 """The stages in their order, each doing only what is missing."""
 
+import functools
+import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
 
 import torch
 
+from cluster.logs import event
+from cluster.metrics import since, traffic, working
+from cluster.near import nearby
 from cluster.resources import concurrency, local_limits
 from cluster.session import is_local
-from cluster.storage import Storage, StorageError, open_storage
+from cluster.storage import Storage, StorageError, checked_storage
 from pipeline.caches.cache import CacheOutcome, ensure_caches
 from pipeline.caches.graphs import ensure_graphs
 from pipeline.caches.pilot import choose_encoding, known_encoding, make_pilots
@@ -24,12 +31,13 @@ from pipeline.sweeps.sweep import SweepOutcome, run_one, sweep
 from pipeline.trials.checkpoints import Checkpoints
 from pipeline.trials.results import Result, read_result
 from pipeline.trials.trials import network_key
-from sskt.errors import DamagedError, InputError
+from sskt.errors import DamagedError, InputError, SsktError
 from sskt.metrics import TITLES
 
 WATCH_SECONDS = 0.5
 
 Say = Callable[[str], None]
+P, T = ParamSpec("P"), TypeVar("T")
 
 
 class NotMadeError(InputError):
@@ -55,22 +63,49 @@ def found_plan(experiment: Experiment, storage: Storage) -> Plan:
     return make_plan(experiment, found[0], sources=sources, encodings=encodings)
 
 
+def _stage(run: Callable[Concatenate["Stages", P], T]) -> Callable[Concatenate["Stages", P], T]:
+    """A stage whose beginning and end are logged, and whose last line tells of a storage that had to be asked again."""
+
+    @functools.wraps(run)
+    def told(stages: "Stages", *arguments: P.args, **named: P.kwargs) -> T:
+        name, began, before = run.__name__, time.monotonic(), traffic()
+        with working(stages.experiment.name, name):
+            event("stage_begin")
+            try:
+                made = run(stages, *arguments, **named)
+            except (SsktError, StorageError) as error:
+                event("stage_end", level=logging.ERROR, seconds=time.monotonic() - began, reason=str(error))
+                raise
+            asked = since(before)
+            if asked.retried:
+                stages.say(f"{name:<7} storage: {asked.requests} requests, {asked.retried} retried")
+            event("stage_end", seconds=time.monotonic() - began, **asked._asdict())
+            return made
+
+    return told
+
+
 @dataclass
 class Stages:
     """Runs the stages of one experiment; `say` is told, in a line each, what was done and what was found done."""
 
     experiment: Experiment
     say: Say
+    writes: str | None = ""
+    """Where on the storage something will be written for sure; None where at most a report is."""
 
     def __post_init__(self) -> None:
+        resources = self.experiment.resources
         if is_local():  # what can never fit is refused now
-            for need in (self.experiment.resources.trial, self.experiment.resources.source_worker):
-                concurrency(local_limits(gpus=torch.cuda.device_count()), need)
+            for need, workers in ((resources.trial, resources.workers), (resources.source_worker, 1)):
+                concurrency(local_limits(gpus=torch.cuda.device_count()), need, workers=workers)
         try:
-            self.storage: Storage = open_storage(self.experiment.storage)
+            storage = checked_storage(self.experiment.storage, write=self.writes)
         except StorageError as error:
             raise InputError(str(error)) from error
+        self.storage: Storage = nearby(storage, resources.node_cache_gb)
 
+    @_stage
     def pack(self) -> Plan:
         """Load the sources, pack the dataset, and check the whole experiment against both."""
         sources = load_sources(self.experiment)
@@ -92,6 +127,7 @@ class Stages:
         }
         return make_plan(self.experiment, packed, sources=sources, encodings=encodings)
 
+    @_stage
     def cache(self, plan: Plan, *, trials: list[PlannedTrial] | None = None) -> dict[str, CacheOutcome]:
         """Make what is missing of the caches that some trials read (None: all possible ones)."""
         wanted = plan.caches_for(trials)
@@ -103,14 +139,11 @@ class Stages:
             for cache, whole in outcome.caches.items():
                 told = f"{whole.bytes / 1e6:.2f} MB, content {whole.content} [{whole.spec.id}]"
                 self.say(f"cache   {name} {cache}: {how}; {told}")
-        resources = self.experiment.resources
-        made = ensure_graphs(
-            self.storage, plan.graphs_for(trials), need=resources.source_worker, threads=resources.source_threads
-        )
-        for name in made:
+        for name in ensure_graphs(self.storage, plan.graphs_for(trials), resources=self.experiment.resources):
             self.say(f"graph   {name}")
         return outcomes
 
+    @_stage
     def sweep(self, plan: Plan) -> SweepOutcome:
         """Run the trials that have no result yet."""
         outcome = sweep(plan, self.storage, say=self.say)
@@ -118,6 +151,7 @@ class Stages:
         self.say(f"sweep   {outcome.found} trials found, {outcome.done} done now{failed}")
         return outcome
 
+    @_stage
     def train(self, planned: PlannedTrial, plan: Plan, *, in_process: bool = False) -> float:
         """Train one trial by Ray Train, or in this process; return how long it trained now, 0 if it was found done."""
         found = read_result(self.storage, planned.run_key)
@@ -129,6 +163,8 @@ class Stages:
         return 0.0 if found else float(result["seconds"])
 
     def _train(self, planned: PlannedTrial, plan: Plan, *, in_process: bool) -> Result:
+        if self.experiment.log_to:
+            self.say("train   log_to is heard of by `sweep` alone")
         with self._watched(planned):
             return run_one(planned, plan, self.storage, in_process=in_process, say=self.say)
 

@@ -1,11 +1,11 @@
 """Means, spreads and paired comparisons over seeds."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
-from scipy.special import stdtrit
+from scipy.special import stdtr, stdtrit
 
 CONFIDENCE = 0.95
 
@@ -27,6 +27,10 @@ class Change:
     low: float | None
     high: float | None
     n: int
+    p: float | None = None
+    """Of a paired t test, two-sided: how often seeds alone would differ as much or more."""
+    corrected: float | None = None
+    """The same after Holm's correction for all comparisons of a table; None before it."""
 
     @property
     def verdict(self) -> str:
@@ -53,7 +57,31 @@ def compare(scores: Mapping[int, float], baseline: Mapping[int, float]) -> Chang
     mean, reach = float(np.mean(differences)), half_interval(differences)
     if reach is None:
         return Change(mean, None, None, len(shared))
-    return Change(mean, mean - reach, mean + reach, len(shared))
+    return Change(mean, mean - reach, mean + reach, len(shared), paired_p(differences))
+
+
+def paired_p(differences: Sequence[float]) -> float:
+    """Two-sided p of the t test that paired differences, two at least, have a mean of 0."""
+    mean, error = float(np.mean(differences)), float(np.std(differences, ddof=1)) / len(differences) ** 0.5
+    if not error:
+        return 1.0 if mean == 0 else 0.0
+    return 2 * float(stdtr(len(differences) - 1, -abs(mean / error)))
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """Corrected p of several tests, by Holm: the chance that any of them finds what is not there stays as said."""
+    corrected, highest = [0.0] * len(ps), 0.0
+    for rank, place in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
+        highest = max(highest, min(1.0, (len(ps) - rank) * ps[place]))
+        corrected[place] = highest
+    return corrected
+
+
+def correct(changes: Sequence[Change | None]) -> list[Change | None]:
+    """The same comparisons, with their p corrected for the number of them."""
+    places = [place for place, change in enumerate(changes) if change and change.p is not None]
+    corrected = dict(zip(places, holm([changes[place].p for place in places]), strict=True))
+    return [change and replace(change, corrected=corrected.get(place)) for place, change in enumerate(changes)]
 
 
 def half_interval(values: Sequence[float]) -> float | None:

@@ -4,7 +4,8 @@ SsktError
 ├── InputError         what was asked for cannot be done; the command exits with 2
 │   └── UnknownNameError   a name that is not in a table; the message lists the known ones
 ├── DamagedError       something stored is partial, foreign or changed
-└── DivergedError      a training whose loss, or what it predicts, is no longer a number
+├── DivergedError      a training whose loss, or what it predicts, is no longer a number
+└── LeavingError       a training that was asked to leave its process, and has saved where it is
 """
 
 from collections.abc import Iterable
@@ -32,6 +33,10 @@ class DivergedError(SsktError):
 
     last: dict[str, float] | None = None
     """The metrics of the last epoch that ended well, if one did."""
+
+
+class LeavingError(SsktError):
+    """A training was asked to leave its process. It has saved the step it came to, and goes on elsewhere."""
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:

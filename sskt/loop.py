@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from sskt.datasets import Split
-from sskt.errors import DivergedError
+from sskt.errors import DivergedError, LeavingError
 from sskt.feeds import ResidentFeed
 from sskt.methods import Method
-from sskt.metrics import scores
+from sskt.metrics import ByClass, Predict, by_class, scores
 from sskt.seeds import derive
 
 Metrics = dict[str, float]
@@ -27,13 +27,18 @@ class Context:
     report: Callable[[Metrics], None] = lambda metrics: None
     """Told the metrics of every finished epoch."""
     save: Callable[[dict[str, Any]], None] = lambda state: None
-    """Given the whole state after every epoch, before `report`."""
+    """Given the whole state after every epoch, before `report`, and where the training leaves in the midst of one."""
     load: Callable[[], dict[str, Any] | None] = lambda: None
     """Returns the newest saved state, if there is one."""
-    average: Callable[[Tensor], Tensor] = lambda means: means
-    """Averages a tensor over the processes of a training, so that all of them see the same losses."""
+    gather: Callable[[Tensor], Tensor] = lambda own: own.unsqueeze(0)
+    """Stacks a tensor [n] of every process of a training to [processes, n], so that all of them see the same losses."""
+    leaving: Callable[[], bool] = lambda: False
+    """Asked before every step: whether to save what there is and to end. All processes have to hear the same."""
     beat: Callable[[], None] = lambda: None
     """Called after every training step and every batch of an evaluation: the training is alive."""
+    learned: Callable[[int, float, float], None] = lambda samples, waited, seconds: None
+    """Told of every training step: how many images it learned from, how many seconds of the host it waited for them,
+    and how many it took with that. A device may still be at work then."""
 
 
 @dataclass
@@ -42,35 +47,59 @@ class Progress:
 
     epoch: int = 0
     seconds: float = 0.0
+    waited: float = 0.0
+    """Seconds of these that the host waited for batches."""
     label_rows: int = 0
     history: list[Metrics] = field(default_factory=list)
+    step: int = 0
+    """Steps of the next epoch that are behind it too."""
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    """The parts of the loss, summed over those steps: a number each, in a saved state one of every process."""
 
 
 def fit(method: Method, feed: ResidentFeed, *, epochs: int, seed: int, context: Context) -> Progress:
-    """Train to the last epoch, from the newest saved state if there is one."""
+    """Train to the last epoch, from the newest saved state if there is one. A LeavingError ends it before."""
     torch.manual_seed(derive(seed, "training"))
-    progress = _resume(method, context)
+    progress = _resume(method, feed, context)
     feed.label_rows = progress.label_rows
     while progress.epoch < epochs:
         began = time.perf_counter()
         try:
-            metrics = _train_epoch(method, feed, epoch=progress.epoch, context=context)
+            metrics = _train_epoch(method, feed, progress=progress, context=context)
             held_out = evaluate(method, feed, "validation", beat=context.beat)
         except DivergedError as error:
             error.last = progress.history[-1] if progress.history else None
             raise
+        except LeavingError:
+            progress.seconds += time.perf_counter() - began
+            if progress.step:
+                _save(method, feed, progress=progress, context=context)
+            raise
         metrics |= {f"validation_{name}": score for name, score in held_out.items()}
         progress.epoch += 1
+        progress.step, progress.sums = 0, {}
         progress.seconds += time.perf_counter() - began
-        progress.label_rows = feed.label_rows
         progress.history.append({"epoch": progress.epoch} | metrics)
-        context.save({"method": method.state_dict(), "random": _random_state(context.device)} | vars(progress))
+        _save(method, feed, progress=progress, context=context)
         context.report(progress.history[-1])
     return progress
 
 
 def evaluate(method: Method, feed: ResidentFeed, split: Split, *, beat: Callable[[], None]) -> Metrics:
     """The figures of a held-out split, with a sign of life after every batch."""
+    return scores(_predicting(method, beat), feed.evaluation(split), multi_label=feed.multi_label)
+
+
+def evaluate_classes(
+    method: Method, feed: ResidentFeed, split: Split, *, classes: int, beat: Callable[[], None]
+) -> ByClass:
+    """How the classes of a held-out split fare, with a sign of life after every batch."""
+    batches = feed.evaluation(split)
+    return by_class(_predicting(method, beat), batches, classes=classes, multi_label=feed.multi_label)
+
+
+def _predicting(method: Method, beat: Callable[[], None]) -> Predict:
+    """The logits of a method that does not train meanwhile."""
 
     def predict(images: Tensor) -> Tensor:
         logits = method.predict(images)
@@ -78,19 +107,26 @@ def evaluate(method: Method, feed: ResidentFeed, split: Split, *, beat: Callable
         return logits
 
     method.train(mode=False)
-    return scores(predict, feed.evaluation(split), multi_label=feed.multi_label)
+    return predict
 
 
-def _train_epoch(method: Method, feed: ResidentFeed, *, epoch: int, context: Context) -> Metrics:
-    """One epoch; returns the mean of every part of the loss."""
+def _train_epoch(method: Method, feed: ResidentFeed, *, progress: Progress, context: Context) -> Metrics:
+    """What is left of an epoch; returns the mean of every part of the loss over all of it."""
     method.train(mode=True)
-    sums: dict[str, Tensor] = {}
-    steps = range(epoch * feed.steps_per_epoch, (epoch + 1) * feed.steps_per_epoch)
-    for step in steps:
-        for name, part in method.step(feed.batch(step)).items():
+    epoch, sums, steps = progress.epoch, progress.sums, feed.steps_per_epoch
+    while progress.step < steps:
+        if context.leaving():
+            raise LeavingError(f"after {epoch} epochs and {progress.step} of {steps} steps")
+        began = time.perf_counter()
+        batch = feed.batch(epoch * steps + progress.step)
+        waited = time.perf_counter() - began
+        for name, part in method.step(batch).items():
             sums[name] = sums[name] + part if name in sums else part
+        progress.step += 1
+        progress.waited += waited
         context.beat()
-    means = dict(zip(sums, (context.average(torch.stack(list(sums.values()))) / len(steps)).tolist(), strict=True))
+        context.learned(len(batch.ids), waited, time.perf_counter() - began)
+    means = {name: float(by_process.mean() / steps) for name, by_process in _gathered(sums, context).items()}
     # Looked at once an epoch: a look at every step would make the device wait for the host.
     bad = [name for name, mean in means.items() if not math.isfinite(mean)]
     if bad:
@@ -98,7 +134,20 @@ def _train_epoch(method: Method, feed: ResidentFeed, *, epoch: int, context: Con
     return means
 
 
-def _resume(method: Method, context: Context) -> Progress:
+def _gathered(sums: dict[str, Tensor], context: Context) -> dict[str, Tensor]:
+    """The sums of every process, [processes] each, exchanged at once and brought to the CPU."""
+    if not sums:
+        return {}
+    return dict(zip(sums, context.gather(torch.stack(list(sums.values()))).cpu().unbind(dim=1), strict=True))
+
+
+def _save(method: Method, feed: ResidentFeed, *, progress: Progress, context: Context) -> None:
+    progress.label_rows = feed.label_rows
+    learnt = {"method": method.state_dict(), "random": _random_state(context.device)}
+    context.save(learnt | vars(progress) | {"sums": _gathered(progress.sums, context)})
+
+
+def _resume(method: Method, feed: ResidentFeed, context: Context) -> Progress:
     state = context.load()
     if state is None:
         return Progress()
@@ -106,7 +155,12 @@ def _resume(method: Method, context: Context) -> Progress:
     torch.set_rng_state(state["random"]["cpu"])
     if context.device.type == "cuda":
         torch.cuda.set_rng_state(state["random"]["cuda"], context.device)
-    return Progress(**{name: state[name] for name in ("epoch", "seconds", "label_rows", "history")})
+    progress = Progress(**{name: state[name] for name in ("epoch", "seconds", "label_rows", "history")})
+    progress.step, progress.waited = state.get("step", 0), state.get("waited", 0.0)  # older states: whole epochs
+    for name, by_process in state.get("sums", {}).items():
+        mine = by_process[feed.share.rank] if len(by_process) == feed.share.world else by_process.mean()
+        progress.sums[name] = mine.to(context.device)
+    return progress
 
 
 def _random_state(device: torch.device) -> dict[str, Tensor]:

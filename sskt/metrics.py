@@ -1,6 +1,7 @@
 """How good a target is on a held-out split, in percent."""
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,12 @@ Predict = Callable[[Tensor], Tensor]
 """Logits [B, C] for images."""
 Batches = Iterable[tuple[Tensor, Tensor]]
 """Images and labels: int64 [B], or int8 [B, C] of a multi-label set, where 1 holds, 0 does not and -1 is unknown."""
+
+ByClass = dict[str, list[Any]]
+"""Figures of every class; which there are, `by_class` says."""
+
+MOST_CONFUSED = 100
+"""Classes of which it is kept which was taken for which: the table grows with their square."""
 
 TITLES = {"accuracy": "accuracy", "mean_ap": "mean AP", "sample_ap": "AP per image"}
 """What people call the figures that `scores` returns; the first of a kind of label set is the one to compare by."""
@@ -42,6 +49,28 @@ def accuracy(predict: Predict, batches: Batches) -> float:
         correct += right
         total += len(labels)
     return 100.0 * correct / total
+
+
+def by_class(predict: Predict, batches: Batches, *, classes: int, multi_label: bool) -> ByClass:
+    """How every class fares: of single labels `confusion` [C][C], images of a class (row) taken for another (column).
+
+    Of more than MOST_CONFUSED classes `images` and `hits`, both [C]. Where several may hold, `average_precision` [C] in
+    percent, None where a class holds nowhere.
+    """
+    if multi_label:
+        logits, labels = _predictions(predict, batches)
+        return {"average_precision": _class_precisions(logits, labels)}
+    counts = confusion(predict, batches, classes=classes)
+    if classes <= MOST_CONFUSED:
+        return {"confusion": counts.tolist()}
+    return {"images": counts.sum(dim=1).tolist(), "hits": counts.diagonal().tolist()}
+
+
+@torch.inference_mode()
+def confusion(predict: Predict, batches: Batches, *, classes: int) -> Tensor:
+    """How many images of a class (row) were taken for another (column), int64 [C, C]."""
+    places = [classes * labels.long() + predict(images).argmax(dim=1) for images, labels in batches]
+    return torch.cat(places).bincount(minlength=classes**2).reshape(classes, classes)
 
 
 def mean_average_precision(predict: Predict, batches: Batches) -> float:
@@ -77,6 +106,12 @@ def _require(*, finite: bool) -> None:
 
 def _mean_ap(logits: Tensor, labels: Tensor) -> float:
     return _percent(_average_precision(logits.T, labels.T, interpolated=True))
+
+
+def _class_precisions(logits: Tensor, labels: Tensor) -> list[float | None]:
+    """In percent; None where a class holds nowhere."""
+    found = (100.0 * _average_precision(logits.T, labels.T, interpolated=True)).tolist()
+    return [found.pop(0) if there else None for there in (labels == 1).any(dim=0).tolist()]
 
 
 def _sample_ap(logits: Tensor, labels: Tensor) -> float:

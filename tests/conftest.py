@@ -1,8 +1,10 @@
 """What several tests share: a small real experiment, and one local Ray for those that need it."""
 
+import json
+import logging
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from cluster import logs
 from tests.object_store import BUCKET, ObjectStore, forget, running, use
 
 # Read by Ray when it is imported, and by every process the tests start.
@@ -95,11 +98,26 @@ def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectSto
 
 
 @pytest.fixture
-def bucket_uri(object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A place of its own on the server, which the environment leads to."""
+def bucket_uri(object_store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A place of its own on the server, which the environment leads to; copies on this node are its own too."""
     use(object_store.endpoint, monkeypatch)
+    monkeypatch.setenv("SSKT_NODE_CACHE", str(tmp_path / "node"))
     yield f"s3://{BUCKET}/{secrets.token_hex(8)}"
     forget()
+
+
+@pytest.fixture
+def log_lines(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable]:
+    """What this process has logged since this was last asked, as if it had been started to log JSON."""
+
+    def forget_stream() -> None:
+        logging.getLogger("sskt.events").handlers.clear()
+        logs._logger.cache_clear()
+
+    monkeypatch.setenv(logs.VARIABLE, "json")
+    forget_stream()
+    yield lambda: [json.loads(line, parse_constant=pytest.fail) for line in capsys.readouterr().err.splitlines()]
+    forget_stream()
 
 
 @pytest.fixture(scope="session")

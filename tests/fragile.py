@@ -152,11 +152,31 @@ class Diligent(nn.Module):
             self.born += zlib.crc32(x.numpy().tobytes() + self.conv.weight.detach().numpy().tobytes())
         self.steps += 1
         with (self.diaries / f"{int(self.born)}").open("a") as diary:
-            diary.write(f"{os.getpid()} {int(self.steps)}\n")
+            diary.write(f"{os.getpid()}@{os.uname().nodename} {int(self.steps)}\n")
 
 
 def diligent(*, classes: int, diaries: str, nap: float) -> nn.Module:
     return Diligent(classes=classes, diaries=diaries, nap=nap)
+
+
+class Thorough(nn.Module):
+    """A source that takes its time in a worker, and writes into a diary what it has looked at."""
+
+    def __init__(self, *, classes: int, diary: str, nap: float) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, classes)
+        self.diary, self.nap = Path(diary), nap
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if in_actor():
+            with self.diary.open("a") as diary:
+                diary.write(f"{zlib.crc32(x.numpy().tobytes())}\n")
+            time.sleep(self.nap)
+        return self.fc(x.mean(dim=1).flatten(1)[:, :4])
+
+
+def thorough(*, classes: int, diary: str, nap: float) -> nn.Module:
+    return Thorough(classes=classes, diary=diary, nap=nap)
 
 
 class Picky(nn.Module):

@@ -3,13 +3,14 @@
 import http.client
 import json
 import os
+import random
 import socket
 import struct
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,24 +22,31 @@ from botocore.exceptions import BotoCoreError, ClientError
 from cluster import s3, s3_client
 
 BUCKET = "bucket"
-ACCESS_KEY, SECRET_KEY = "tests-access-key", "tests-secret-key-that-must-not-appear-anywhere"
+ACCESS_KEY, SECRET_KEY = "tests-access-key", "tests-secret/key+that=must-not-appear-anywhere"
 READ_ONLY_KEY, READ_ONLY_SECRET = "tests-reader", "tests-secret-key-of-the-reader"
+POLICIES = Path(__file__).parent.parent / "cluster" / "policies"
+ROLES = ("builder", "trainer", "reader")
+ROLES_PREFIX = "place-of-the-roles"
+KMS_KEY = "tests-kms-key"
 
 
 class ObjectStore:
     """SeaweedFS on this machine, its data in a folder."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, address: str = "127.0.0.1") -> None:
+        self.folder, self.address = folder, address
         self.port, self._master, self._volume, self._filer = free_ports(4)
         (folder / "data").mkdir(parents=True)
         identities = [_identity("writer", ACCESS_KEY, SECRET_KEY, "Admin", "Read", "Write", "List", "Tagging")]
         identities.append(_identity("reader", READ_ONLY_KEY, READ_ONLY_SECRET, "Read", "List"))
-        (folder / "s3.json").write_text(json.dumps({"identities": identities}))
+        identities += [_identity(role, *role_keys(role), policies=[role]) for role in ROLES]
+        policies = [{"name": role, "content": filled_in(role)} for role in ROLES]
+        keys = {"default_provider": "local", "providers": {"local": {"type": "local", "enableOnDemandCreate": True}}}
+        (folder / "s3.json").write_text(json.dumps({"identities": identities, "policies": policies, "kms": keys}))
 
     @property
     def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.address}:{self.port}"
 
     def start(self) -> None:
         """Start it, with what was stored before, and wait until it answers."""
@@ -46,7 +54,7 @@ class ObjectStore:
             f"-s3.port={self.port} -master.port={self._master} -volume.port={self._volume} -filer.port={self._filer}"
         )
         without = "-s3.autoCreateBucket=false -webdav=false -admin.ui=false -s3.port.iceberg=0 -s3.port.lance=0"
-        told = f"-dir={self.folder}/data -ip=127.0.0.1 -ip.bind=127.0.0.1 -s3.config={self.folder}/s3.json"
+        told = f"-dir={self.folder}/data -ip={self.address} -ip.bind={self.address} -s3.config={self.folder}/s3.json"
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [
@@ -58,6 +66,7 @@ class ObjectStore:
                 ],
                 stdout=log,
                 stderr=log,
+                env=os.environ | {"WEED_S3_SSE_KEY": "what objects are encrypted with"},
             )
         self._wait()
 
@@ -66,9 +75,9 @@ class ObjectStore:
         self._process.kill()
         self._process.wait()
 
-    def client(self):
+    def client(self, key: str = ACCESS_KEY, secret: str = SECRET_KEY):
         """A client of its own, for looking at what was stored."""
-        keys = {"aws_access_key_id": ACCESS_KEY, "aws_secret_access_key": SECRET_KEY}
+        keys = {"aws_access_key_id": key, "aws_secret_access_key": secret}
         return boto3.session.Session().client("s3", endpoint_url=self.endpoint, region_name="us-east-1", **keys)
 
     def _wait(self) -> None:
@@ -109,8 +118,19 @@ def environment(endpoint: str) -> dict[str, str]:
     }
 
 
-def _identity(name: str, key: str, secret: str, *actions: str) -> dict[str, object]:
-    return {"name": name, "credentials": [{"accessKey": key, "secretKey": secret}], "actions": list(actions)}
+def role_keys(role: str) -> tuple[str, str]:
+    """Access key and secret key of one who has a role's rights alone."""
+    return f"tests-{role}-of-the-policy", f"tests-secret-key-of-the-{role}-of-the-policy"
+
+
+def filled_in(role: str) -> str:
+    """The policy of a role, for the place of the roles."""
+    return (POLICIES / f"{role}.json").read_text().replace("BUCKET", BUCKET).replace("PREFIX", ROLES_PREFIX)
+
+
+def _identity(name: str, key: str, secret: str, *actions: str, policies: Sequence[str] = ()) -> dict[str, object]:
+    keys = [{"accessKey": key, "secretKey": secret}]
+    return {"name": name, "credentials": keys, "actions": list(actions), "policyNames": list(policies)}
 
 
 def _program() -> str:
@@ -142,16 +162,20 @@ Rule = Callable[[str, str], str | None]
 class Proxy:
     """Passes requests on to a server and keeps a list of them; `rule` says what goes wrong with each.
 
-    "503": the server is busy. "reset": the connection breaks before the request is passed on. "lost": it is carried out
-    and its answer never arrives. "half": the answer breaks off. "flip": a byte of the answer is another. "agree": the
-    request is not carried out, and the answer says it was; "refuse": it says that a condition does not hold. "wait":
-    nothing comes back.
+    "503": the server is busy. "reset": the connection breaks before the request is passed on, "cut": in the middle of
+    its body. "lost": it is carried out and its answer never arrives. "half": the answer breaks off; "short": it seems
+    to end there. "flip": a byte of the answer is another. "agree": the request is not carried out, and the answer says
+    it was; "refuse": it says that a condition does not hold, "expired": that credentials do not. "page": a page for
+    people. "stall": it is passed on after 5 seconds; "wait": nothing
+    comes back.
     """
 
     def __init__(self, port: int) -> None:
         self.upstream = port
         self.requests: list[tuple[str, str, str | None]] = []
         """Method, path with query, and what went wrong."""
+        self.answers: list[tuple[str, str, int, int]] = []
+        """Method, path with query, status, and bytes of the body, of what the server answered."""
         self.rule: Rule = lambda method, path: None
         self.lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
@@ -183,22 +207,33 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_PUT(self) -> None:
         wrong = self.server.proxy.judge(self.command, self.path)
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        length = int(self.headers.get("Content-Length", 0))
+        body = self.rfile.read(length // 2 if wrong == "cut" else length)
         if wrong == "503":
             return self._answer(503, {}, b"<Error><Code>SlowDown</Code><Message>busy</Message></Error>")
+        if wrong == "expired":
+            return self._answer(400, {}, b"<Error><Code>ExpiredToken</Code><Message>expired</Message></Error>")
+        if wrong == "page":
+            return self._answer(200, {}, b"<html><body>Welcome<br></body></html>")
         if wrong == "agree":
             return self._answer(200, {"ETag": '"0"'}, b"")
         if wrong == "refuse":
             return self._answer(412, {}, b"<Error><Code>PreconditionFailed</Code></Error>")
         if wrong == "wait":
             time.sleep(30)
-        if wrong in ("reset", "wait"):
+        if wrong in ("reset", "cut", "wait"):
             return self._break_off()
+        if wrong == "stall":
+            time.sleep(5)
         status, headers, data = self._passed_on(body)
+        self.server.proxy.answers.append((self.command, self.path, status, len(data)))
         if wrong == "lost":
             return self._break_off()
         if wrong == "flip":
             data = bytes([data[0] ^ 1]) + data[1:]
+        if wrong == "short" and status == 200:
+            data = data[: len(data) // 2]
+            headers = {name: value for name, value in headers.items() if name != "Content-Length"}
         return self._answer(status, headers, data, half=wrong == "half")
 
     do_GET = do_HEAD = do_POST = do_DELETE = do_PUT  # noqa: N815
@@ -244,6 +279,26 @@ def times(count: int, wrong: str, *, method: str, part: str = "") -> Rule:
     return rule
 
 
+def often(share: float, wrong: str, *, concerned: Callable[[str, str], bool] = lambda method, path: True) -> Rule:
+    """Such a share of the requests that are concerned goes wrong, all over the run."""
+    drawn = random.Random(0)  # noqa: S311 (no secret)
+    return lambda method, path: wrong if concerned(method, path) and drawn.random() < share else None
+
+
+def away(seconds: float, *, method: str, parts: Sequence[str]) -> Rule:
+    """For each of some parts of paths: from the first such request on, nothing is reached for so long."""
+    waiting, ends = list(parts), [0.0]
+
+    def rule(asked: str, path: str) -> str | None:
+        now = time.monotonic()
+        if waiting and now >= ends[0] and asked == method and waiting[0] in path:
+            waiting.pop(0)
+            ends[0] = now + seconds
+        return "reset" if now < ends[0] else None
+
+    return rule
+
+
 @contextmanager
 def proxy_of(port: int) -> Iterator[Proxy]:
     """A proxy until the block ends."""
@@ -255,9 +310,9 @@ def proxy_of(port: int) -> Iterator[Proxy]:
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[ObjectStore]:
+def running(folder: Path, address: str = "127.0.0.1") -> Iterator[ObjectStore]:
     """A server until the block ends."""
-    store = ObjectStore(folder)
+    store = ObjectStore(folder, address)
     store.start()
     try:
         yield store

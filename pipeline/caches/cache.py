@@ -1,5 +1,6 @@
 """The cache stage: Ray Data maps a plan of shards over a pool of workers, each with its own copies of the sources."""
 
+import gc
 import json
 import logging
 import time
@@ -8,7 +9,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from cluster.resources import Resources, cluster_resources, concurrency
+from cluster.logs import event
+from cluster.metrics import Traffic, count, hear
+from cluster.resources import Resources, cluster_nodes, concurrency
 from cluster.session import start_session
 from cluster.storage import Storage
 from pipeline.caches.claims import Watch, claim_key
@@ -29,7 +32,7 @@ from pipeline.progress import Progress
 from sskt.errors import DamagedError, SsktError
 
 TRIES = 3
-"""How often the shards that are missing are given to new workers."""
+"""How often the shards that are missing are given to new workers while none of them gets made."""
 SHORT_PAUSE, LONG_PAUSE = 0.5, 5.0
 """Seconds between two looks at what others are making: they double from one to the other."""
 
@@ -94,6 +97,7 @@ def ensure_caches(plan: Plan, storage: Storage, *, wanted: Mapping[str, SourceCa
     """Make what is missing of some caches and verify what is there; a damaged shard alone is made again."""
     work = _look(storage, wanted)
     if work.missing():
+        storage.check(write="caches")
         _make(plan, storage, work)
     for prefix, part in work.parts.items():
         if work.made[prefix] or not _has_manifest(storage, part, work):
@@ -127,6 +131,9 @@ def _find(storage: Storage, work: Work, prefix: str, shard: int) -> bool:
     except DamagedError as error:
         work.repaired.setdefault(part.source, []).append(str(error))
         quarantine(storage, part.segment, shard)
+        count("sskt_shards", state="damaged")
+        place = {"source": part.source, "shard": shard, "segment": prefix}
+        event("shard_damaged", level=logging.WARNING, **place, reason=str(error))
         return False
     work.found[prefix][shard] = record
     return True
@@ -168,6 +175,7 @@ def _make(plan: Plan, storage: Storage, work: Work) -> None:
         threads=resources.source_threads,
         device="cuda" if resources.gpus_per_source_worker else "cpu",
         packed=plan.packed,
+        node_cache_gb=resources.node_cache_gb,
     )
     _make_shards(job, storage, work, need=resources.source_worker)
 
@@ -175,9 +183,12 @@ def _make(plan: Plan, storage: Storage, work: Work) -> None:
 def _make_shards(job: ShardJob, storage: Storage, work: Work, *, need: Resources) -> None:
     """Make what is missing and nobody else makes; wait for the rest, to find it or to make what was given up."""
     total, tries, pause, watch = work.views(), 0, SHORT_PAUSE, Watch(storage)
+    before = total
     with Progress("cache", total=total, unit="views") as progress:
         while work.missing():
             free = _free(storage, work, watch)
+            if work.views() < before:  # machines may be lost as often as others get on
+                before, tries = work.views(), 0
             waits = sum(map(len, work.missing().values())) - sum(map(len, free.values()))
             progress.note = f"others work on {waits} of its shards" if waits else ""
             progress.reach(total - work.views(), total)
@@ -208,7 +219,7 @@ def _make_free(job: ShardJob, work: Work, free: Missing, *, need: Resources, pro
     start_session()
     from ray.exceptions import RayError, RayTaskError  # only inside a session
 
-    work.workers = concurrency(cluster_resources(), need)
+    work.workers = concurrency(cluster_nodes(), need)
     try:
         for shard, records in _mapped(job, work, free, need=need):
             for prefix, record in records.items():
@@ -217,8 +228,11 @@ def _make_free(job: ShardJob, work: Work, free: Missing, *, need: Resources, pro
     except RayTaskError as error:  # the code failed, and would fail again
         raise SsktError(f"cache: {_first_cause(error)}") from error
     except RayError as error:
-        return str(error).strip().splitlines()[0]
-    return ""
+        reason = str(error).strip().splitlines()[0]
+    else:
+        return ""
+    gc.collect()  # the error holds frames that hold the pool, whose other workers would keep their CPUs and GPUs
+    return reason
 
 
 def _first_cause(error: Exception) -> str:
@@ -231,25 +245,32 @@ def _mapped(
     job: ShardJob, work: Work, free: Missing, *, need: Resources
 ) -> Iterator[tuple[int, dict[str, ShardRecord]]]:
     """Map the plan of shards over a pool of workers; yields each shard's new records as they come."""
+    rows: list[Any] = [{"shard": shard, "prefixes": prefixes} for (*_, shard), prefixes in free.items()]
+    for answer in over_workers(ShardWriter, job, rows, at_once=work.workers, need=need):
+        hear(Traffic(*map(int, answer["traffic"])))
+        records = {prefix: as_record(record) for prefix, record in json.loads(answer["records"]).items()}
+        yield int(answer["shard"]), records
+
+
+def over_workers(
+    worker: type, job: object, rows: list[Any], *, at_once: int, need: Resources
+) -> Iterator[dict[str, Any]]:
+    """Give rows to a pool of workers, each made of the job; yields what they say as it comes. A session is open."""
     import ray.data  # only inside a session
 
-    rows: list[Any] = [{"shard": shard, "prefixes": prefixes} for (*_, shard), prefixes in free.items()]
     _quiet_ray_data()
     plan = ray.data.from_items(rows, override_num_blocks=len(rows))
     with warnings.catch_warnings():
         # There is no other way yet to say max_restarts; Ray would restart for ever a worker that dies of its shard.
         warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
         answers = plan.map(
-            ShardWriter,
+            worker,
             fn_constructor_args=(job,),
-            compute=ray.data.ActorPoolStrategy(size=min(work.workers, len(rows))),
-            num_cpus=need.cpus,
-            num_gpus=need.gpus or None,
+            compute=ray.data.ActorPoolStrategy(size=min(at_once, len(rows))),
             max_restarts=0,
+            **need.options(),
         )
-    for answer in answers.iter_rows():
-        records = {prefix: as_record(record) for prefix, record in json.loads(answer["records"]).items()}
-        yield int(answer["shard"]), records
+    yield from answers.iter_rows()
 
 
 def _quiet_ray_data() -> None:

@@ -19,6 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from cluster.metrics import count
 from cluster.storage import Storage, StorageError
 from pipeline.canonical import seal, unseal
 from pipeline.planning.specs import Segment
@@ -41,7 +42,11 @@ class Claim:
     storage: Storage
     key: str
     builder: str = field(default_factory=lambda: secrets.token_hex(8))
+    errand: str = ""
+    """What is started anew, always for the same errand, where it died."""
     beats: int = 0
+    lost: bool = False
+    """Whether others were seen to have given it up."""
 
     def take(self) -> bool:
         """Create it; say whether the shard was free."""
@@ -49,7 +54,11 @@ class Claim:
 
     def held(self) -> bool:
         """Whether it is still ours."""
-        return _read(self.storage.read(self.key)).get("builder") == self.builder
+        ours = _read(self.storage.read(self.key)).get("builder") == self.builder
+        if not ours and not self.lost:
+            self.lost = True
+            count("sskt_claims_lost")
+        return ours
 
     def beat(self) -> None:
         """Give a sign of life; what was taken over stays as it is."""
@@ -63,11 +72,12 @@ class Claim:
             self.storage.delete(self.key)
 
     def _content(self) -> bytes:
-        return seal({"builder": self.builder, "beat": self.beats, "place": place(), "pid": os.getpid()})
+        said = {"builder": self.builder, "errand": self.errand, "beat": self.beats, "place": place()}
+        return seal(said | {"pid": os.getpid()})
 
 
 @contextmanager
-def claimed(storage: Storage, keys: Iterable[str]) -> Iterator[dict[str, Claim]]:
+def claimed(storage: Storage, keys: Iterable[str], *, errand: str = "") -> Iterator[dict[str, Claim]]:
     """Hold what is free of some claims until the block ends.
 
     Everybody takes them in the same order and stops at the first that is another's, so that of two who want the same
@@ -78,7 +88,7 @@ def claimed(storage: Storage, keys: Iterable[str]) -> Iterator[dict[str, Claim]]
     beating = threading.Thread(target=_keep_beating, args=(claims, ended), daemon=True)
     try:
         for key in sorted(keys):
-            claim = Claim(storage=storage, key=key)
+            claim = Claim(storage=storage, key=key, errand=errand)
             if not claim.take():
                 break
             claims[key] = claim
@@ -100,21 +110,27 @@ def _keep_beating(claims: dict[str, Claim], ended: threading.Event) -> None:
 
 
 class Watch:
-    """Tells living claims from dead ones, by whether they change while it looks."""
+    """Tells living claims from dead ones, by whether they change while it looks.
 
-    def __init__(self, storage: Storage, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._storage, self._clock = storage, clock
+    One for the errand of who looks is dead: nobody is sent a second time before the first was given up.
+    """
+
+    def __init__(self, storage: Storage, *, errand: str = "", clock: Callable[[], float] = time.monotonic) -> None:
+        self._storage, self._errand, self._clock = storage, errand, clock
         self._seen: dict[str, tuple[bytes, float]] = {}
 
     def lives(self, key: str) -> bool:
         """Whether somebody is at work under a claim; one whose builder died is removed."""
+        asked = self._clock()
         content, now = self._storage.read(key), self._clock()
         if content is None:
             return False
         before, since = self._seen.get(key, (content, now))
-        since = since if content == before else now
+        # A storage that made us wait for the answer may have kept its builder from beating.
+        since = since if content == before and now - asked < BEAT else now
         self._seen[key] = content, since
-        if now - since < LEASE and not _died_here(content):
+        ours = self._errand != "" and _read(content).get("errand") == self._errand
+        if now - since < LEASE and not ours and not _died_here(content):
             return True
         if self._storage.read(key) == content:  # nobody has taken it over meanwhile
             self._storage.delete(key)

@@ -13,12 +13,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from cluster.resources import Resources, cluster_resources, concurrency
+from cluster.metrics import Traffic, Work, hear, tell, work, working
+from cluster.near import nearby
+from cluster.resources import cluster_nodes, concurrency
 from cluster.session import start_session
 from cluster.storage import Storage, open_storage
 from pipeline.caches.segments import read_cache, require_cache
 from pipeline.canonical import canonical, seal, unseal
 from pipeline.columns import read_rows, write_columns
+from pipeline.planning.settings import ResourceSettings
 from pipeline.planning.specs import GraphSpec
 from pipeline.progress import Progress
 from pipeline.tensors import as_tensor
@@ -31,35 +34,44 @@ GraphArrays = dict[str, np.ndarray]
 """By column: [P, k]."""
 
 
-def ensure_graphs(storage: Storage, specs: Mapping[str, GraphSpec], *, need: Resources, threads: int) -> list[str]:
+def ensure_graphs(storage: Storage, specs: Mapping[str, GraphSpec], *, resources: ResourceSettings) -> list[str]:
     """Make the graphs that are missing or damaged, from caches that are whole; return what they are called."""
     missing = {name: spec for name, spec in specs.items() if load_graph(storage, spec) is None}
     if not missing:
         return []
+    storage.check(write="graphs")
     start_session()
     import ray  # only inside a session
     from ray.exceptions import RayError
 
-    concurrency(cluster_resources(), need)  # refuses what would wait for ever
-    make = ray.remote(num_cpus=need.cpus, num_gpus=need.gpus, max_retries=2)(make_graph)
+    need, asked = resources.source_worker, {"resources": resources, "work": work()}
+    concurrency(cluster_nodes(), need)  # refuses what would wait for ever
+    make = ray.remote(max_retries=2, **need.options())(make_graph)
     with Progress("graphs", total=len(missing), unit="graphs") as progress:
-        waiting = {name: make.remote(storage.uri, spec, threads=threads) for name, spec in missing.items()}
+        waiting = {name: make.remote(storage.uri, spec, **asked) for name, spec in missing.items()}
         for name, answer in waiting.items():
             try:
-                ray.get(answer)
+                hear(ray.get(answer))
             except RayError as error:
                 raise SsktError(f"graph of {name}: {str(error).strip().splitlines()[-1]}") from error
             progress.advance()
     return list(missing)
 
 
-def make_graph(storage_uri: str, spec: GraphSpec, *, threads: int) -> None:
-    """Find the neighbours, publish them, read them back, then record them."""
-    torch.set_num_threads(threads)
+def make_graph(storage_uri: str, spec: GraphSpec, *, resources: ResourceSettings, work: Work) -> Traffic:
+    """Make a graph in a worker; return the requests that took."""
+    torch.set_num_threads(resources.source_threads)
     storage = open_storage(storage_uri)
+    with working(*work):
+        _make(storage, spec, near=nearby(storage, resources.node_cache_gb))
+    return tell()
+
+
+def _make(storage: Storage, spec: GraphSpec, *, near: Storage) -> None:
+    """Find the neighbours, publish them, read them back, then record them."""
     labels = spec.embedding.labels
     first_views = replace(spec.embedding, view_count=1)
-    stored = read_cache(storage, require_cache(storage, first_views, source=labels.name))
+    stored = read_cache(near, require_cache(near, first_views, source=labels.name))
     embeddings = labels.encoder.decode(as_tensor(stored[:, 0]), labels.width).to(labels.numerics["device"])
     graph = nearest_neighbours(embeddings, spec.neighbours)
     columns = {name: tensor.cpu().numpy().astype(COLUMNS[name]) for name, tensor in graph._asdict().items()}

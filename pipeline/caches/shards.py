@@ -1,8 +1,9 @@
 """A worker of the cache stage: runs sources over the views of a shard's samples and commits what they say."""
 
+import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -10,6 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cluster.logs import event
+from cluster.metrics import Work, count, tell, work, working
+from cluster.near import nearby
 from cluster.storage import Storage, open_storage
 from pipeline.caches.claims import Claim, claim_key, claimed
 from pipeline.caches.labels import Made, ShardRecord, commit_shard, read_record
@@ -50,6 +54,9 @@ class ShardJob:
     threads: int
     device: str
     packed: PackedDataset
+    node_cache_gb: float = 0
+    work: Work = field(default_factory=work)
+    """What it is done for."""
 
 
 class ShardWriter:
@@ -69,8 +76,9 @@ class ShardWriter:
         for name in {self.job.parts[prefix].source for prefix in prefixes} - set(self.sources):
             self.sources[name] = load_source(name, self.job.sources[name])
             self.sources[name].network.to(self.job.device)
-        records = make_shard(self.sources, self.job, shard=shard, prefixes=prefixes)
-        return {"shard": shard, "records": canonical(records)}
+        with working(*self.job.work):
+            records = make_shard(self.sources, self.job, shard=shard, prefixes=prefixes)
+        return {"shard": shard, "records": canonical(records), "traffic": list(tell())}
 
 
 def make_shard(
@@ -95,6 +103,8 @@ def make_shard(
             try:
                 records |= _make_alike(sources[source], job, images, storage, shard=shard, mine=mine)
             except Exception as error:
+                count("sskt_shards", len(mine), state="failed")
+                event("shard_failed", level=logging.ERROR, source=source, shard=shard, reason=str(error))
                 raise SsktError(f"source {source!r}, shard {shard}: {type(error).__name__}: {error}") from error
     return records
 
@@ -102,7 +112,8 @@ def make_shard(
 def _gallery(job: ShardJob, storage: Storage, shown: list[range]) -> Gallery:
     """The samples of all of some ranges that overlap."""
     ids = range(min(some.start for some in shown), max(some.stop for some in shown))
-    images = torch.from_numpy(read_images(job.packed, storage, ids))
+    near = nearby(storage, job.node_cache_gb)  # other workers of the node want other rows of the same parts
+    images = torch.from_numpy(read_images(job.packed, near, ids))
     return Gallery(job.recipe, images, job.packed.edges, first=ids.start)
 
 
@@ -128,6 +139,9 @@ def _make_alike(
         if claim.held():
             made = Made(payload=payload, golden=golden, passes=passes, seconds=seconds)
             records[segment.prefix] = commit_shard(storage, segment, shard=shard, made=made)
+            count("sskt_shards", state="made")
+            told = {"passes": passes, "seconds": seconds}
+            event("shard_made", source=job.parts[segment.prefix].source, shard=shard, segment=segment.prefix, **told)
             seconds, passes = 0.0, 0  # what one pass cost is told once
     return records
 
@@ -154,6 +168,7 @@ def _one_view(
     for some in ids.split(job.batch_size):
         seen = gallery.show(some, views=torch.full_like(some, view), kind=labels[0].kind).to(job.device)
         answers = source.outputs(seen, tuple(one.output for one in labels))
+        count("sskt_source_views", len(some))
         for one, part in zip(labels, parts, strict=True):
             values = answers[one.output]
             if not values.isfinite().all():

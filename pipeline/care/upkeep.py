@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Callable
 
-from cluster.storage import open_storage
+from cluster.storage import checked_storage, open_storage
 from pipeline.care.housekeeping import collect, diff_caches, list_caches
 from pipeline.care.verify import verify
 from pipeline.planning.experiment import load_experiment
@@ -21,7 +21,7 @@ def caches_verb(arguments: argparse.Namespace) -> int:
 
       python -m pipeline caches runs/mine
     """
-    for line in list_caches(open_storage(arguments.storage)):
+    for line in list_caches(checked_storage(arguments.storage, write=None)):
         say(line)
     return 0
 
@@ -35,7 +35,7 @@ def cache_diff_verb(arguments: argparse.Namespace) -> int:
       python -m pipeline cache-diff runs/mine 628bcca9fdfb8a0e c81547ac598aa582
       python -m pipeline cache-diff runs/mine 628 c8
     """
-    for line in diff_caches(open_storage(arguments.storage), arguments.one, arguments.other):
+    for line in diff_caches(checked_storage(arguments.storage, write=None), arguments.one, arguments.other):
         say(line)
     return 0
 
@@ -53,7 +53,7 @@ def verify_verb(arguments: argparse.Namespace) -> int:
       python -m pipeline verify mine.yaml --rerun 0
     """
     experiment = load_experiment(arguments.experiment, changes=arguments.set)
-    storage, bad, verdict = open_storage(experiment.storage), 0, None
+    storage, bad, verdict = checked_storage(experiment.storage, write=None), 0, None
     for verdict in verify(found_plan(experiment, storage), storage, fraction=arguments.rerun):
         say(str(verdict))
         bad += bool(verdict.problems)
@@ -74,7 +74,7 @@ def gc_verb(arguments: argparse.Namespace) -> int:
       python -m pipeline gc runs/mine mine.yaml other.yaml --dry-run
       python -m pipeline gc runs/mine mine.yaml other.yaml --yes
     """
-    storage, plans = open_storage(arguments.storage), []
+    storage, plans = checked_storage(arguments.storage, write="" if arguments.yes else None), []
     for file in arguments.experiments:
         experiment = load_experiment(file, changes=arguments.set)
         if (theirs := open_storage(experiment.storage).uri) != storage.uri:

@@ -3,59 +3,25 @@
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from statistics import mean
-from typing import Any
 
 import torch
 
 from cluster.resources import concurrency, local_limits
 from cluster.session import is_local
 from cluster.storage import Storage
-from pipeline.caches.labels import record_key
-from pipeline.caches.segments import segments_of
-from pipeline.packing.packed import PackedDataset
+from pipeline.forecasts.holdings import holdings, passes_to_make
+from pipeline.forecasts.rates import result_paces
+from pipeline.forecasts.work import kind_of, known_trials, standing_of, steps_of, work_left
 from pipeline.planning.entries import compact
 from pipeline.planning.experiment import Experiment, Trial
-from pipeline.planning.plan import Plan, PlannedTrial, SourceCaches
+from pipeline.planning.plan import SourceCaches
 from pipeline.planning.space import Axis
 from pipeline.stages import NotMadeError, found_plan
-from pipeline.sweeps.search import stopped_early, table_trials, tried_trials
 from pipeline.sweeps.sweep import choose_runner
-from pipeline.trials.checkpoints import newest_epochs
-from pipeline.trials.results import Result, existing_results, read_results
-from pipeline.trials.runners import Demand
 
 SHOWN = 20
 """Of a long list of trials."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Standing:
-    """How far trainings are, by run key."""
-
-    done: set[str]
-    """Those that have a result, or were stopped for good."""
-    epochs: Mapping[str, int]
-    """What those that were begun have behind them."""
-
-    def words(self, planned: PlannedTrial) -> str:
-        """Of one trial."""
-        if planned.run_key in self.done:
-            return "done"
-        epoch = self.epochs.get(planned.run_key, 0)
-        return f"at epoch {epoch} of {planned.trial.training.epochs}" if epoch else "to do"
-
-    def summary(self, trials: Sequence[PlannedTrial]) -> str:
-        """Of many."""
-        counts = Counter(self.words(planned).partition(" epoch")[0] for planned in trials)
-        return f"{counts['done']} done, {counts['at']} begun, {counts['to do']} to do"
-
-    def left(self, planned: PlannedTrial) -> float:
-        """The share of one trial's epochs that is still to be trained."""
-        if planned.run_key in self.done:
-            return 0.0
-        return 1 - self.epochs.get(planned.run_key, 0) / planned.trial.training.epochs
 
 
 def forecast(experiment: Experiment, storage: Storage) -> Iterator[str]:
@@ -68,9 +34,7 @@ def forecast(experiment: Experiment, storage: Storage) -> Iterator[str]:
         yield from trial_lines(trials, [_name(trial) for trial in trials])
         yield f"packed  nothing yet, so keys, caches and time are not known: {error}"
         return
-    existing = existing_results(storage)
-    standing = Standing(done=existing | stopped_early(plan, storage).keys(), epochs=newest_epochs(storage))
-    known = plan.trials or _once([*tried_trials(plan, storage), *table_trials(plan, storage)])
+    standing, known = standing_of(plan, storage), known_trials(plan, storage)
     named = [f"{planned.run_key[:12]}  {_name(planned.trial)}: {standing.words(planned)}" for planned in known]
     yield from trial_lines([planned.trial for planned in known], named)
     yield f"        {standing.summary(known)}"
@@ -78,8 +42,9 @@ def forecast(experiment: Experiment, storage: Storage) -> Iterator[str]:
     left: Counter[str] = Counter()
     work = work_left(plan, known, standing)
     for planned, times in work:
-        left[planned.trial.method] += times * steps_of(planned.spec["trial"]["training"], plan.packed)
-    yield time_line(left, measured_paces(plan, storage, existing), at_once=_at_once(experiment))
+        trial = planned.spec["trial"]
+        left[kind_of(trial)] += times * steps_of(trial["training"], plan.packed)
+    yield time_line(left, result_paces(plan, storage), at_once=_at_once(experiment))
     trainings = sum(math.ceil(times) for _, times in work)
     if trainings:
         runner, reason = choose_runner(experiment.resources, trials=trainings, local=is_local())
@@ -113,65 +78,22 @@ def trial_lines(trials: Sequence[Trial], named: Sequence[str]) -> Iterator[str]:
 
 def cache_lines(wanted: Mapping[str, SourceCaches], storage: Storage) -> Iterator[str]:
     """What the caches of each source will hold, how much of it is there, and what the source has still to see."""
-    for source, caches in wanted.items():
-        missing: set[tuple[Any, ...]] = set()
-        for name, spec in caches.items():
-            segments = segments_of(storage, spec)
-            there = {key for segment in segments for key in storage.keys(segment.prefix)}
-            every = [(segment, shard) for segment in segments for shard in range(segment.shards)]
-            lacking = [(segment, shard) for segment, shard in every if record_key(segment, shard) not in there]
-            missing |= {(segment.id_range(shard), segment.view_ids) for segment, shard in lacking}
-            views, size = len(spec.labels.numbers) * spec.view_count, spec.labels.view_bytes
-            held = f"{spec.rows} images x {views} views x {size} bytes = {spec.rows * views * size / 1e6:.2f} MB"
-            yield f"cache   {source} {name}: {held}; {len(every) - len(lacking)} of {len(every)} shards there"
-        # What a source says of the same views comes from one pass, whatever the outputs.
-        yield f"cache   {source}: {sum(len(ids) * len(views) for ids, views in missing)} source passes to make"
-
-
-def work_left(plan: Plan, known: Sequence[PlannedTrial], standing: Standing) -> list[tuple[PlannedTrial, float]]:
-    """Trials, and how often each has still to be trained: a share of once, or for those of a search not known yet."""
-    work = [(planned, standing.left(planned)) for planned in known]
-    experiment, search = plan.experiment, plan.experiment.search
-    if search is None or experiment.scheduler.kind == "pbt":
-        return work
-    for entry, example in {planned.trial.entry: planned for planned in plan.possible}.items():
-        seeds = [planned.trial.seed for planned in known if planned.trial.entry == entry]
-        tried = search.trials if search.by == "optuna" and example.trial.point else seeds.count(experiment.seeds[0])
-        work.append((example, max(0, (tried or 0) + len(experiment.seeds) - 1 - len(seeds))))
-    return work
-
-
-def steps_of(training: Mapping[str, Any], packed: PackedDataset) -> int:
-    """Steps of a whole training. training: its settings, as results keep them."""
-    most = training["labels_per_class"] or packed.pool
-    labelled = min(sum(min(there, most) for there in packed.labelled), packed.pool - packed.unlabelled)
-    steps: int = training["epochs"] * (training["steps_per_epoch"] or -(-labelled // training["batch_size"]))
-    return steps
-
-
-def measured_paces(plan: Plan, storage: Storage, existing: set[str]) -> dict[str, list[float]]:
-    """Seconds per step of each result of the same data, by method."""
-
-    def pace(result: Result) -> tuple[str, float] | None:
-        spec = result["spec"]
-        if spec["dataset"] != plan.packed.fingerprint:
-            return None
-        return spec["trial"]["method"], result["seconds"] / steps_of(spec["trial"]["training"], plan.packed)
-
-    paces: dict[str, list[float]] = {}
-    for method, seconds in read_results(storage, sorted(existing), reduce=pace).values():
-        paces.setdefault(method, []).append(seconds)
-    return paces
+    held = holdings(wanted, storage)
+    for source, caches in held.items():
+        for one in caches:
+            said = f"{one.rows} images x {one.views} views x {one.view_bytes} bytes = {one.payload / 1e6:.2f} MB"
+            yield f"cache   {source} {one.name}: {said}; {one.shards - len(one.lacking)} of {one.shards} shards there"
+        yield f"cache   {source}: {passes_to_make(caches)} source passes to make"
 
 
 def time_line(left: Mapping[str, float], paces: Mapping[str, Sequence[float]], *, at_once: int | None) -> str:
-    """How long the training will take. left: steps by method. at_once: None where the cluster is not known."""
+    """How long the training will take. left: steps by kind of trial. at_once: None where the cluster is not known."""
     if not any(left.values()):
         return "time    nothing is left to train"
-    every = [pace for of_method in paces.values() for pace in of_method]
+    every = [pace for of_kind in paces.values() for pace in of_kind]
     if not every:
         return "time    unknown: nothing like it has been measured yet"
-    seconds = sum(steps * mean(paces.get(method, every)) for method, steps in left.items())
+    seconds = sum(steps * mean(paces.get(kind, every)) for kind, steps in left.items())
     told = f"{spoken(seconds)} of training, going by {len(every)} results"
     if at_once is None:
         return f"time    {told}; divided by as many as fit the cluster side by side"
@@ -191,12 +113,7 @@ def _at_once(experiment: Experiment) -> int | None:
     resources = experiment.resources
     if not is_local():
         return None
-    whole = Demand(need=resources.trial, workers=resources.workers).trial
-    return concurrency(local_limits(gpus=torch.cuda.device_count()), whole)
-
-
-def _once(trials: Sequence[PlannedTrial]) -> list[PlannedTrial]:
-    return list({planned.run_key: planned for planned in trials}.values())
+    return concurrency(local_limits(gpus=torch.cuda.device_count()), resources.trial, workers=resources.workers)
 
 
 def _name(trial: Trial) -> str:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from sskt.datasets import UNLABELLED, DatasetSettings, RawDataset, Record, Split, existing_path, files_signature
+from sskt.datasets.folder import load_image
 from sskt.datasets.records import Label
 from sskt.errors import InputError
 
@@ -183,6 +184,4 @@ def _known(label: Any, labels: dict[int | None, int]) -> Label:
 
 
 def _load(file: _File, group: int, row: int) -> Image.Image:
-    with Image.open(io.BytesIO(file.encoded(group, row))) as image:
-        image.load()
-    return image
+    return load_image(io.BytesIO(file.encoded(group, row)))

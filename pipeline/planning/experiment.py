@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from pipeline.canonical import plain
 from pipeline.planning.entries import Entry, known_sources, read_entries, with_point
 from pipeline.planning.search_rules import check_axes, check_length, check_scheduler
-from pipeline.planning.settings import CacheSettings, ResourceSettings, SchedulerSettings, SearchSettings
+from pipeline.planning.settings import CacheSettings, LogSettings, ResourceSettings, SchedulerSettings, SearchSettings
 from pipeline.planning.space import Axis, Point, corners, draw, grid_points
 from pipeline.planning.strict_yaml import parse_yaml
 from pipeline.planning.validation import validate
@@ -61,6 +61,8 @@ class Experiment:
     """Instead of a grid: the best point of each method is looked for, and only that one trained with all seeds."""
     scheduler: SchedulerSettings = field(default_factory=SchedulerSettings)
     resources: ResourceSettings = field(default_factory=ResourceSettings)
+    log_to: LogSettings | None = None
+    """TensorBoard, MLflow, Weights & Biases, through Ray."""
 
     def __post_init__(self) -> None:
         if not self.methods:
@@ -70,6 +72,8 @@ class Experiment:
         if self.search and self.grid:
             raise InputError("grid and search are both there; a search has its axes in search.axes, so leave out grid")
         check_scheduler(self.search, self.scheduler, resources=self.resources)
+        if self.log_to and self.resources.runner == "plain":
+            raise InputError("resources.runner is 'plain', by which Ray's loggers hear nothing; log_to needs another")
 
     def trials(self) -> list[Trial]:
         """Every training, in the order of the file: methods, then grid, then seeds. Those of a search come from it."""

@@ -1,8 +1,11 @@
-"""What a person chooses of the pipeline itself: caches, resources, searches, schedulers."""
+"""What a person chooses of the pipeline itself: caches, resources, searches, schedulers, loggers."""
 
 import math
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from cluster.resources import Resources
 from sskt.encodings import get_encoding
@@ -35,13 +38,22 @@ class ResourceSettings:
     cpus_per_trial: float = 1
     gpus_per_trial: float = 0
     """A fraction packs several trials on a device."""
+    memory_gb_per_trial: float = 0
+    """Counted by Ray, so that a node gets no more trials than its memory holds; 0 leaves it out of account."""
+    trial_node_labels: dict[str, str] = field(default_factory=dict)
+    """Which nodes trials run on, such as `{ray.io/accelerator-type: H100}`; docs/cluster.md."""
     workers: int = 1
-    """Processes that one training is spread over; each gets the CPUs and GPUs of a trial."""
+    """Processes that one training is spread over; each gets what a trial gets."""
     runner: Literal["auto", "plain", "packed", "train"] = "auto"
     """Of a sweep. `plain`: one trial after the other, without Ray; `packed`: by Ray Tune, in processes that are used
     again; `train`: each by a Ray Train of its own, for trials of several workers; `auto` chooses."""
     cpus_per_source_worker: float = 1
     gpus_per_source_worker: float = 0
+    memory_gb_per_source_worker: float = 0
+    source_node_labels: dict[str, str] = field(default_factory=dict)
+    """Which nodes the sources run on."""
+    node_cache_gb: float = 10
+    """How much of a storage that is no folder each node keeps on its own disk; 0 turns that off. docs/storage.md."""
     hung_after: float = 60
     """Seconds without a training step, and 100 times the usual ones, after which a trial is started anew."""
 
@@ -50,6 +62,11 @@ class ResourceSettings:
             raise InputError("resources.cpus_per_trial and cpus_per_source_worker have to be above 0")
         if min(self.gpus_per_trial, self.gpus_per_source_worker) < 0:
             raise InputError("resources.gpus_per_trial and gpus_per_source_worker have to be at least 0")
+        for name in ("memory_gb_per_trial", "memory_gb_per_source_worker", "node_cache_gb"):
+            if not getattr(self, name) >= 0:
+                raise InputError(f"resources.{name} is {getattr(self, name)}; it has to be at least 0")
+        for name in ("trial_node_labels", "source_node_labels"):
+            _check_labels(name, getattr(self, name))
         if self.workers < 1:
             raise InputError(f"resources.workers is {self.workers}; it has to be at least 1")
         if not self.hung_after >= 1:
@@ -67,7 +84,8 @@ class ResourceSettings:
     @property
     def trial(self) -> Resources:
         """What a trial, or each of its workers, asks the cluster for."""
-        return Resources(self.cpus_per_trial, self.gpus_per_trial)
+        memory = self.memory_gb_per_trial * 1e9
+        return Resources(self.cpus_per_trial, self.gpus_per_trial, memory, self.trial_node_labels)
 
     @property
     def source_threads(self) -> int:
@@ -77,7 +95,21 @@ class ResourceSettings:
     @property
     def source_worker(self) -> Resources:
         """What a process that runs a source asks the cluster for."""
-        return Resources(self.cpus_per_source_worker, self.gpus_per_source_worker)
+        memory = self.memory_gb_per_source_worker * 1e9
+        return Resources(self.cpus_per_source_worker, self.gpus_per_source_worker, memory, self.source_node_labels)
+
+
+_WORD = r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
+
+
+def _check_labels(field_name: str, labels: Mapping[str, str]) -> None:
+    """Ray knows patterns too, which look like this too; only names and values are taken here."""
+    for name, value in labels.items():
+        if not (re.fullmatch(rf"([A-Za-z0-9.-]{{1,253}}/)?{_WORD}", name) and re.fullmatch(_WORD, value)):
+            raise InputError(
+                f"resources.{field_name} holds {name!r}: {value!r}; names and values have to be those of one label, as "
+                "in `ray start --labels zone=a`: at most 63 letters, digits, '-', '_' and '.'"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,3 +166,50 @@ class SchedulerSettings:
             if getattr(self, name) != getattr(type(self), name):
                 owner = "pbt" if name in others["asha"] else "asha"
                 raise InputError(f"scheduler.{name} goes with kind {owner!r}; kind is {self.kind!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorBoardSettings:
+    """Files that `tensorboard --logdir` reads."""
+
+    folder: str = "runs/tensorboard"
+    """On the machine that runs the command, also where the storage is a bucket."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MlflowSettings:
+    """A tracking server, or a file in place of one."""
+
+    tracking_uri: str
+    """Such as `http://tracking:5000`, or a file: `sqlite:///runs/mlflow.db`."""
+    experiment_name: str = ""
+    """Left out, that of the experiment file."""
+
+    def __post_init__(self) -> None:
+        if "@" in urlsplit(self.tracking_uri).netloc:
+            raise InputError(
+                "log_to.mlflow.tracking_uri holds an '@', and reports show it; it has to be without name and password, "
+                "for which there are MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class WandbSettings:
+    """A project of Weights & Biases."""
+
+    project: str
+    folder: str = "runs/wandb"
+    """Where its own files lie, on the machine that runs the command."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogSettings:
+    """Who else is told of every epoch of a sweep; no part of what is trained. docs/sweeps.md."""
+
+    tensorboard: TensorBoardSettings | None = None
+    mlflow: MlflowSettings | None = None
+    wandb: WandbSettings | None = None
+
+    def __post_init__(self) -> None:
+        if not (self.tensorboard or self.mlflow or self.wandb):
+            raise InputError("log_to names nobody; it has to be such as {tensorboard: {}}, or left out")

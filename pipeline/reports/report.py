@@ -5,17 +5,17 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from cluster.storage import Storage
-from pipeline.caches.segments import open_cache
 from pipeline.canonical import canonical
 from pipeline.planning.plan import Plan, PlannedTrial
 from pipeline.planning.space import Point
-from pipeline.statistics import Change, Summary, compare, summarise
+from pipeline.reports.costs import Cost, Used, cost_of
+from pipeline.statistics import Change, Summary, compare, correct, summarise
 from pipeline.sweeps.search import search_lines, stopped_early, table_trials, tried_trials
 from pipeline.trials.results import Failure, Result, Stopped, existing_results, read_failures, read_results
 from sskt.metrics import main_metric
 
-SCRATCH = "scratch"
-"""The method every other is compared with."""
+SCRATCH, PLAIN_KD = "scratch", "kd"
+"""The methods that others are compared with."""
 
 
 State = Literal["done", "stopped", "failed"]
@@ -25,7 +25,10 @@ State = Literal["done", "stopped", "failed"]
 class Ending:
     """How a trial has ended, for now: well, early by a scheduler's word, or with a reason."""
 
+    run_key: str
     label: str
+    method: str
+    sources: tuple[str, ...]
     seed: int
     state: State
     epoch: int
@@ -35,6 +38,11 @@ class Ending:
     """The metric on the validation split in %, after that epoch."""
     test: float | None = None
     """The same on the test split, of a trial that is done."""
+    best_validation: float | None = None
+    """The best of its epochs on the validation split, of a trial that is done; the test split is for the last one."""
+    best_epoch: int | None = None
+    seconds: float | None = None
+    """How long it took, of a trial that is done."""
     tries: int = 1
     reason: str = ""
     last: dict[str, float] | None = None
@@ -48,8 +56,11 @@ class Row:
     """All trials that differ in their seed only; of populations, the best of each seed."""
 
     label: str
+    method: str
+    sources: tuple[str, ...] = ()
     wanted: int = 0
     """How many trials it has, whether they have ended or not."""
+    point: Point = field(default_factory=dict)
     scores: dict[int, float] = field(default_factory=dict)
     """The metric on the test split in % by seed, after the last epoch."""
     validation_scores: dict[int, float] = field(default_factory=dict)
@@ -60,6 +71,16 @@ class Row:
     """Of the scores on the test split."""
     validation: Summary | None = None
     change: Change | None = None
+    """Against scratch."""
+    against_kd: Change | None = None
+    """Against plain distillation."""
+    best_epochs: dict[int, int] = field(default_factory=dict)
+    best_scores: dict[int, float] = field(default_factory=dict)
+    """Which epoch was the best of a trial on the validation split, and how good, by seed."""
+    seconds: dict[int, float] = field(default_factory=dict)
+    """How long its trials took, by seed."""
+    run_keys: dict[int, str] = field(default_factory=dict)
+    """Of those that are done, by seed."""
 
     @property
     def rank(self) -> float:
@@ -72,28 +93,11 @@ class Kept(NamedTuple):
 
     test: float
     validation: float
-    seconds: float
-    label_rows: int
+    best_validation: float | None
+    best_epoch: int | None
+    used: Used
     point: Point | None
     """Where a member of a population was when it ended."""
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What the trials and the caches behind them took, whenever that was."""
-
-    trials: int
-    training_seconds: float
-    caches: int
-    source_passes: int
-    source_seconds: float
-    cache_bytes: int
-    label_rows: int
-
-    @property
-    def passes_saved(self) -> int:
-        """Source passes that training with live sources would have made beyond those made for the caches."""
-        return max(0, self.label_rows - self.source_passes)
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,8 @@ class Report:
     """Those of the table and those that searches tried beside them."""
     search_lines: tuple[str, ...]
     cost: Cost
+    planned: dict[str, PlannedTrial] = field(default_factory=dict, repr=False)
+    """What is behind them, by run key."""
 
 
 def report_experiment(plan: Plan, storage: Storage) -> Report:
@@ -145,24 +151,31 @@ def make_report(
     endings = (_done(one, results) or _stopped(one, stopped or {}) or _failed(one, failures, metric) for one in every)
     ended = {one.run_key: ending for one, ending in zip(every, endings, strict=True) if ending}
     rows = _rows(trials, ended)
-    _compare_rows(rows, trials, searched=plan.experiment.search is not None)
+    searched = plan.experiment.search is not None
+    changes = [_changes(rows, trials, to=method, searched=searched) for method in (SCRATCH, PLAIN_KD)]
+    for row, *compared in zip(rows, *changes, strict=True):
+        row.change, row.against_kd = compared
     return Report(
         title=_title(plan, done=len(shown & results.keys()), wanted=len(trials)),
         metric=metric,
         rows=rows,
         trials=list(ended.values()),
         search_lines=tuple(search_lines),
-        cost=_cost(plan, storage, trials=every, results=list(results.values())),
+        cost=cost_of(plan, storage, trials=every, used={key: kept.used for key, kept in results.items()}),
+        planned={one.run_key: one for one in every},
     )
 
 
 def _keep(result: Result) -> Kept:
-    metric, lineage = result["metric"], result.get("lineage")
+    metric, lineage, history = result["metric"], result.get("lineage"), result.get("history", ())
+    best = max((metrics[f"validation_{metric}"] for metrics in history), default=None)
+    seconds, processes = result["seconds"], result.get("processes", 1)
     return Kept(
         test=result["test"][metric],
         validation=result["validation"][metric],
-        seconds=result["seconds"],
-        label_rows=result["label_rows"],
+        best_validation=best,
+        best_epoch=result.get("best_epoch"),
+        used=Used(seconds=seconds, processes=processes, label_rows=result["label_rows"]),
         point=lineage[-1]["point"] if lineage else None,
     )
 
@@ -171,9 +184,9 @@ def _done(planned: PlannedTrial, results: Mapping[str, Kept]) -> Ending | None:
     kept = results.get(planned.run_key)
     if kept is None:
         return None
-    point = kept.point or planned.trial.point
-    epochs = planned.trial.training.epochs
-    return _ending(planned, state="done", epoch=epochs, test=kept.test, validation=kept.validation, point=point)
+    told = {name: getattr(kept, name) for name in ("test", "validation", "best_validation", "best_epoch")}
+    told |= {"epoch": planned.trial.training.epochs, "seconds": kept.used.seconds}
+    return _ending(planned, state="done", point=kept.point or planned.trial.point, **told)
 
 
 def _stopped(planned: PlannedTrial, stopped: Mapping[str, Stopped]) -> Ending | None:
@@ -195,14 +208,15 @@ def _failed(planned: PlannedTrial, failures: Mapping[str, Failure], metric: str)
 
 def _ending(planned: PlannedTrial, **told: Any) -> Ending:
     trial = planned.trial
-    known = {"label": trial.label, "seed": trial.seed, "epochs": trial.training.epochs, "point": trial.point}
-    return Ending(**(known | told))
+    known = {name: getattr(trial, name) for name in ("label", "method", "sources", "seed", "point")}
+    return Ending(**(known | {"run_key": planned.run_key, "epochs": trial.training.epochs} | told))
 
 
 def _rows(trials: Sequence[PlannedTrial], ended: Mapping[str, Ending]) -> list[Row]:
     rows: dict[str, Row] = {}
     for planned in trials:
-        row = rows.setdefault(planned.trial.label, Row(planned.trial.label))
+        trial = planned.trial
+        row = rows.setdefault(trial.label, Row(trial.label, trial.method, trial.sources, point=trial.point))
         row.wanted += 1
         if planned.run_key in ended:
             _enter(row, ended[planned.run_key])
@@ -218,35 +232,27 @@ def _enter(row: Row, ending: Ending) -> None:
         row.unfinished.append(ending)
     else:
         row.scores[ending.seed], row.validation_scores[ending.seed] = ending.test, ending.validation
+        row.seconds[ending.seed], row.run_keys[ending.seed] = ending.seconds or 0.0, ending.run_key
+        if ending.best_epoch is not None and ending.best_validation is not None:
+            row.best_epochs[ending.seed], row.best_scores[ending.seed] = ending.best_epoch, ending.best_validation
 
 
-def _compare_rows(rows: list[Row], trials: Sequence[PlannedTrial], *, searched: bool) -> None:
-    """Compare rows with scratch under the same target and training; where each was searched for, with its best."""
+def _changes(rows: Sequence[Row], trials: Sequence[PlannedTrial], *, to: str, searched: bool) -> list[Change | None]:
+    """Compare rows with those of a method under the same target and training; where all were searched for, its best.
+
+    The p of all these comparisons are corrected for their number.
+    """
     by_label = {planned.trial.label: planned.trial for planned in trials}
 
     def alike(row: Row) -> str:
         trial = by_label[row.label]
         return "" if searched else canonical([trial.target, trial.training])
 
-    others = [row for row in rows if by_label[row.label].method != SCRATCH]
-    scratch = sorted((row for row in rows if by_label[row.label].method == SCRATCH), key=lambda row: row.rank)
-    baselines = {alike(row): row.scores for row in scratch}  # of several the best
-    for row in others:
-        row.change = compare(row.scores, baselines.get(alike(row), {}))
-
-
-def _cost(plan: Plan, storage: Storage, *, trials: list[PlannedTrial], results: list[Kept]) -> Cost:
-    read = [spec for specs in plan.caches_for(trials).values() for spec in specs.values()]
-    whole = [cache for spec in read if (cache := open_cache(storage, spec)) is not None]
-    return Cost(
-        trials=len(results),
-        training_seconds=sum(result.seconds for result in results),
-        caches=len(whole),
-        source_passes=sum(cache.passes for cache in whole),
-        source_seconds=sum(cache.seconds for cache in whole),
-        cache_bytes=sum(cache.bytes for cache in whole),
-        label_rows=sum(result.label_rows for result in results),
+    baselines = {alike(row): row.scores for row in sorted(rows, key=lambda row: row.rank) if row.method == to}
+    others = (
+        None if row.method in (SCRATCH, to) else compare(row.scores, baselines.get(alike(row), {})) for row in rows
     )
+    return correct(list(others))  # of several baselines the best by validation came last
 
 
 def _title(plan: Plan, *, done: int, wanted: int) -> str:

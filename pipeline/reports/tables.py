@@ -1,10 +1,14 @@
-"""A report as it is read: on a terminal, and as Markdown, CSV and JSON on the storage."""
+"""The report as a table: on a terminal, and as Markdown, CSV, Parquet and JSON on the storage."""
 
 import csv
 import io
 import textwrap
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import asdict, fields, replace
 from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from cluster.storage import Storage
 from pipeline.canonical import canonical
@@ -12,6 +16,16 @@ from pipeline.reports.report import Ending, Report, Row
 from sskt.metrics import TITLES
 
 LONGEST_REASON = 100
+DERIVED_COSTS = (
+    "caches",
+    "source_passes",
+    "source_seconds",
+    "cache_bytes",
+    "passes_saved",
+    "speed_up",
+    "speed_up_bound",
+    "break_even",
+)
 MOST_ROWS, BEST_ROWS = 60, 30
 """A table of more rows than the first is shown on a terminal by the second, the best of them."""
 
@@ -84,19 +98,54 @@ def to_terminal(report: Report, *, whole: str) -> str:
     return f"{to_markdown(replace(report, rows=best))}\n{more}\n"
 
 
+def columns(report: Report) -> dict[str, list[Any]]:
+    """A line per trial that has ended, by column, and what its axes were set to; None where there is nothing to say."""
+    ended, metric = report.trials, report.metric
+    axes = list(dict.fromkeys(path for trial in ended for path in trial.point))
+    taken: dict[str, Callable[[Ending], Any]] = {
+        "trial": lambda one: one.label,
+        "seed": lambda one: one.seed,
+        f"test_{metric}": lambda one: one.test,
+        "failure": lambda one: one.reason if one.state == "failed" else "",
+        f"validation_{metric}": lambda one: one.validation,
+        "state": lambda one: one.state,
+        "epoch": lambda one: one.epoch,
+        "epochs": lambda one: one.epochs,
+        "tries": lambda one: one.tries,
+        "reason": lambda one: one.reason,
+        f"best_validation_{metric}": lambda one: one.best_validation,
+        "best_epoch": lambda one: one.best_epoch,
+        "seconds": lambda one: one.seconds,
+        "method": lambda one: one.method,
+        "sources": lambda one: "+".join(one.sources),
+        "run_key": lambda one: one.run_key,
+    }
+    points = {path: [_value(one.point.get(path)) for one in ended] for path in axes if path not in taken}
+    return {name: [take(one) for one in ended] for name, take in taken.items()} | points
+
+
 def to_csv(report: Report) -> str:
-    """One line per trial that has ended, with what its axes were set to."""
-    axes = list(dict.fromkeys(path for trial in report.trials for path in trial.point))
-    first = ("trial", "seed", f"test_{report.metric}", "failure", f"validation_{report.metric}")
+    """One line per trial that has ended."""
+    by_column = columns(report)
     sink = io.StringIO()
     writer = csv.writer(sink)
-    writer.writerow((*first, "state", "epoch", "epochs", "tries", "reason", *axes))
-    for trial in report.trials:
-        failure = trial.reason if trial.state == "failed" else ""
-        scores = (trial.test, failure, trial.validation)
-        ending = (trial.state, trial.epoch, trial.epochs, trial.tries, trial.reason)
-        writer.writerow((trial.label, trial.seed, *scores, *ending, *(_value(trial.point.get(path)) for path in axes)))
+    writer.writerow(by_column)
+    writer.writerows(zip(*by_column.values(), strict=True))
     return sink.getvalue()
+
+
+def to_parquet(report: Report) -> bytes:
+    """The same lines; numbers stay numbers."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table(columns(report)), sink)
+    return sink.getvalue().to_pybytes()
+
+
+def to_json(report: Report) -> str:
+    """All numbers, for machines."""
+    derived = {name: getattr(report.cost, name) for name in DERIVED_COSTS}
+    told = {field.name: getattr(report, field.name) for field in fields(report) if field.name != "planned"}
+    return canonical(told | {"cost": asdict(report.cost) | derived})
 
 
 def _value(value: Any) -> str:
@@ -104,9 +153,9 @@ def _value(value: Any) -> str:
     return value if isinstance(value, str) else "" if value is None else canonical(value)
 
 
-def write_report(report: Report, storage: Storage, *, name: str) -> str:
-    """Write the report as Markdown, CSV and JSON; return the key of the Markdown."""
+def write_tables(report: Report, storage: Storage, *, name: str) -> None:
+    """Write the report as Markdown, CSV, Parquet and JSON."""
     storage.write(f"reports/{name}.md", to_markdown(report).encode())
     storage.write(f"reports/{name}.csv", to_csv(report).encode())
-    storage.write(f"reports/{name}.json", canonical(report).encode())
-    return f"reports/{name}.md"
+    storage.write(f"reports/{name}.parquet", to_parquet(report))
+    storage.write(f"reports/{name}.json", to_json(report).encode())

@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+from cluster.metrics import put
 from pipeline.progress import Progress
 from pipeline.statistics import half_interval, summarise
 from pipeline.trials.attempts import Ended, State
@@ -17,6 +18,7 @@ class Standings:
         self._progress = progress
         self._scores: dict[str, list[float]] = {}
         self.states: Counter[State] = Counter()
+        self._show()
 
     def enter(self, ended: Ended) -> None:
         """Take an ending in and show it."""
@@ -25,6 +27,13 @@ class Standings:
             self._scores.setdefault(ended.planned.trial.label, []).append(ended.score)
         over = ended.state in ("done", "failed", "stopped")
         self._progress.advance(int(over), note=self.line())
+        self._show()
+
+    def _show(self) -> None:
+        """What operators see of it."""
+        put("sskt_trials", self._progress.total - self._progress.done, state="left")
+        for state in ("done", "failed", "stopped"):
+            put("sskt_trials", self.states[state], state=state)
 
     def line(self) -> str:
         """E.g. `2 failed, 1 stopped; best sskt mnist 91.2 ± 1.1, kd mnist 88.0`."""

@@ -1,12 +1,15 @@
 """The sweep: every trial of an experiment that has no result yet, each one once."""
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from cluster.resources import cluster_resources, concurrency
+from cluster.logs import event
+from cluster.metrics import put
+from cluster.resources import cluster_nodes, concurrency
 from cluster.session import is_local, start_session
 from cluster.storage import Storage
 from pipeline.planning.plan import Plan, PlannedTrial
@@ -15,6 +18,8 @@ from pipeline.progress import Progress
 from pipeline.sweeps.search import table_trials
 from pipeline.sweeps.standings import Standings
 from pipeline.trials.attempts import Ended
+from pipeline.trials.leaving import leaving_line
+from pipeline.trials.loggers import make_loggers, where_told
 from pipeline.trials.results import (
     Result,
     existing_results,
@@ -35,6 +40,7 @@ from pipeline.trials.runners import (
     run_populations,
     run_train,
 )
+from pipeline.trials.telling import named
 from pipeline.trials.trials import Materials, gather_materials
 from pipeline.trials.tuning import TRIES, Fixed, Supply
 from sskt.errors import SsktError
@@ -67,6 +73,7 @@ class Sweep:
         existing = existing_results(self.storage)
         pending = [planned for planned in trials if planned.run_key not in existing]
         self.outcome.found += len(trials) - len(pending)
+        put("sskt_trials", self.outcome.found, state="found")
         self._tell_older(pending, existing)
         if pending:
             self.run(Fixed(pending), trials=pending)
@@ -78,17 +85,23 @@ class Sweep:
         """
         resources, total = self.plan.experiment.resources, supply.left
         scheduled = self.plan.experiment.scheduler.kind if scheduler else "fifo"
-        runner, reason = choose_runner(resources, trials=total, local=is_local(), scheduler=scheduled)
+        log_to, name = self.plan.experiment.log_to, self.plan.experiment.name
+        runner, reason = choose_runner(
+            resources, trials=total, local=is_local(), scheduler=scheduled, logged=log_to is not None
+        )
         materials = gather_materials(self.plan, self.storage, list(trials))
         demand = make_demand(resources, runner)
         self.outcome.at_once = demand.at_once
         self.say(f"sweep   {total} trials to run: {runner}, {reason}; {demand.at_once} side by side")
+        for line in where_told(log_to) if log_to else ():
+            self.say(f"sweep   {line}")
+        loggers = partial(make_loggers, log_to, name, say=self.say) if log_to else None
         with Progress("sweep", total=total, unit="trials") as progress:
             standings = Standings(progress)
             rounds = Rounds(
                 storage=self.storage,
-                run=partial(RUNNERS[runner], materials=materials, scheduler=scheduler),
-                total=cluster_resources,
+                run=partial(RUNNERS[runner], materials=materials, scheduler=scheduler, loggers=loggers),
+                nodes=cluster_nodes,
                 enter=lambda ended: self._enter(ended, standings),
                 say=self.say,
             )
@@ -101,7 +114,9 @@ class Sweep:
         outcome.done += ended.state == "done"
         outcome.stopped += ended.state == "stopped"
         if ended.state == "failed":
-            outcome.failures[ended.planned.run_key] = self._recorded(ended)
+            ended = replace(ended, reason=self._recorded(ended))
+            outcome.failures[ended.planned.run_key] = ended.reason
+        tell_end(ended)
         standings.enter(ended)
 
     def _recorded(self, ended: Ended) -> str:
@@ -127,8 +142,15 @@ class Sweep:
                 )
 
 
+def tell_end(ended: Ended) -> None:
+    """Log how a trial ended for good."""
+    level = logging.WARNING if ended.state == "failed" else logging.INFO
+    told = {"state": ended.state, "reason": ended.reason, "epoch": ended.epoch, "score": ended.score}
+    event("trial_ended", level=level, **named(ended.planned), **told, seconds=ended.seconds)
+
+
 def choose_runner(
-    resources: ResourceSettings, *, trials: int, local: bool, scheduler: str = "fifo"
+    resources: ResourceSettings, *, trials: int, local: bool, scheduler: str = "fifo", logged: bool = False
 ) -> tuple[RunnerName, str]:
     """Which runner fits, and why."""
     if scheduler == "pbt":
@@ -137,7 +159,7 @@ def choose_runner(
         return resources.runner, "as resources.runner says"
     if resources.workers > 1:
         return "train", f"for each is trained by {resources.workers} workers"
-    if trials == 1 and local and scheduler == "fifo":
+    if trials == 1 and local and scheduler == "fifo" and not logged:
         return "plain", "for one trial on this machine needs no Ray"
     return "packed", "each in one process that is used again"
 
@@ -148,7 +170,7 @@ def make_demand(resources: ResourceSettings, runner: RunnerName) -> Demand:
     if runner == "plain":
         return demand
     start_session()
-    return replace(demand, at_once=concurrency(cluster_resources(), demand.trial))
+    return replace(demand, at_once=concurrency(cluster_nodes(), demand.need, workers=demand.workers))
 
 
 RUNNERS: dict[RunnerName, Callable[..., None]] = {
@@ -194,18 +216,22 @@ def run_one(planned: PlannedTrial, plan: Plan, storage: Storage, *, in_process: 
     materials = gather_materials(plan, storage, [planned])
     demand = make_demand(plan.experiment.resources, "plain" if in_process else "train")
     while True:
-        ended = run_plain(planned, materials, demand) if in_process else _trained(planned, materials, demand)
+        ended = run_plain(planned, materials, demand) if in_process else _trained(planned, materials, demand, say=say)
         if ended.state == "busy":
             say("train   waiting for another run that trains the same")
             wait_for_others([planned], storage)
             continue
+        tell_end(ended)
         result = read_result(storage, planned.run_key)
         if result is None:
             raise SsktError(ended.reason)
         return result
 
 
-def _trained(planned: PlannedTrial, materials: Materials, demand: Demand) -> Ended:
+def _trained(planned: PlannedTrial, materials: Materials, demand: Demand, *, say: Say) -> Ended:
     import ray  # only inside a session
 
-    return run_train(planned, [ray.put(materials)], demand)
+    def left(ended: Ended) -> None:
+        say(f"train   {leaving_line(ended, nodes=cluster_nodes(), need=demand.need)}")
+
+    return run_train(planned, [ray.put(materials)], demand, left=left)

@@ -3,22 +3,26 @@
 import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Literal
 
 import torch
 
+from cluster.metrics import working
 from cluster.storage import Storage, open_storage
 from pipeline.caches.claims import Watch, claimed
 from pipeline.planning.plan import PlannedTrial
 from pipeline.trials.results import Result, read_result, write_failure
+from pipeline.trials.telling import STAGE, training
 from pipeline.trials.trials import Materials, Process, run_trial
 from pipeline.trials.watchdog import watching
-from sskt.errors import DivergedError, SsktError
+from sskt.errors import DivergedError, LeavingError, SsktError
+from sskt.loop import Metrics
 
-State = Literal["done", "failed", "stopped", "starved", "busy"]
+State = Literal["done", "failed", "stopped", "starved", "busy", "leaving"]
 """done: it has a result; failed: with a reason; stopped: early, by a scheduler; starved: of memory; busy: another run
-is training it now."""
+is training it now; leaving: a node that is going, with all its steps saved."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +38,8 @@ class Ended:
     """Epochs it has behind it."""
     seconds: float = 0
     """How long it trained now; 0 where its result was found."""
+    metrics: Metrics = field(default_factory=dict)
+    """Those of the last epoch, of one that is done."""
     died: bool = False
     """Whether its process ended without a word, as often as it may be started."""
 
@@ -45,27 +51,32 @@ def trial_claim(run_key: str) -> str:
 
 def attempt(planned: PlannedTrial, materials: Materials, process: Process) -> Ended:
     """Run a trial in this process, unless another run does so now."""
-    return claimed_attempt(planned, materials.storage_uri, lambda: settle(planned, materials, process))
+    with working(experiment=materials.experiment, stage=STAGE):
+        start = partial(settle, planned, materials, process)
+        return claimed_attempt(planned, materials.storage_uri, start, errand=process.errand)
 
 
-def claimed_attempt(planned: PlannedTrial, storage_uri: str, start: Callable[[], Ended]) -> Ended:
+def claimed_attempt(planned: PlannedTrial, storage_uri: str, start: Callable[[], Ended], *, errand: str = "") -> Ended:
     """Start a trial under its claim; return how it ended before, or that another run trains it now."""
     storage, key = open_storage(storage_uri), trial_claim(planned.run_key)
     found = read_result(storage, planned.run_key)
     if found is not None:
         return replace(done(planned, found), seconds=0)
-    if Watch(storage).lives(key):  # removes the claim of a process of this machine that is gone
+    if Watch(storage, errand=errand).lives(key):  # removes the claim of an earlier try, and of one that died here
         return Ended(planned=planned, state="busy")
-    with claimed(storage, [key]) as claims:
+    with claimed(storage, [key], errand=errand) as claims:
         return start() if claims else Ended(planned=planned, state="busy")
 
 
 def settle(planned: PlannedTrial, materials: Materials, process: Process) -> Ended:
     """Run a trial whose claim is held. An error of ours is a finding about it, no reason to start the process anew."""
     storage = open_storage(materials.storage_uri)
+    told = training(planned, materials.experiment, first=process.rank == 0)
     try:
-        with _watched(planned, storage, process) as watched:
+        with told, _watched(planned, storage, process) as watched:
             return done(planned, run_trial(planned, materials, watched))
+    except LeavingError as error:
+        return Ended(planned=planned, state="leaving", reason=str(error))
     except SsktError as error:
         return _failed(planned, storage, error, process=process)
     except (RuntimeError, MemoryError) as error:
@@ -92,7 +103,7 @@ def _watched(planned: PlannedTrial, storage: Storage, process: Process) -> Itera
 
     with watching(tell, floor=process.hung_after) as pulse:
         # A report waits for the driver, however long that takes.
-        yield replace(process, beat=pulse.beat, report=pulse.resting()(process.report))
+        yield replace(process, beat=pulse.beat, report=pulse.resting()(process.report), waiting=pulse.resting())
 
 
 def done(planned: PlannedTrial, result: Result) -> Ended:
@@ -103,6 +114,7 @@ def done(planned: PlannedTrial, result: Result) -> Ended:
         score=result["validation"][result["metric"]],
         epoch=len(result["history"]),
         seconds=result["seconds"],
+        metrics=result["history"][-1],
     )
 
 

@@ -1,4 +1,8 @@
-"""Checkpoints of a training, under its run key. One that is damaged is passed over for the one before it."""
+"""Checkpoints of a training, under its run key. One that is damaged is passed over for the one before it.
+
+checkpoints/<run key>/epoch-000003                 after three epochs
+checkpoints/<run key>/epoch-000003-step-000017     and after 17 steps of the next, where it had to leave
+"""
 
 import hashlib
 import io
@@ -16,8 +20,17 @@ def newest_epochs(storage: Storage) -> dict[str, int]:
     newest: dict[str, int] = {}
     for key in storage.keys("checkpoints"):
         _, run_key, name = key.split("/")
-        newest[run_key] = max(newest.get(run_key, 0), int(name.rpartition("-")[2]))
+        newest[run_key] = max(newest.get(run_key, 0), _epoch(name))
     return newest
+
+
+def _epoch(name: str) -> int:
+    return int(name.split("-")[1])
+
+
+def _name(*, epoch: int, step: int) -> str:
+    """What a state is called; names sort as states follow each other."""
+    return f"epoch-{epoch:06d}" + (f"-step-{step:06d}" if step else "")
 
 
 class Checkpoints:
@@ -32,14 +45,15 @@ class Checkpoints:
         buffer = io.BytesIO()
         torch.save(state, buffer)
         data = buffer.getvalue()
-        self.storage.write(f"{self.prefix}/epoch-{state['epoch']:06d}", hashlib.sha256(data).digest() + data)
+        name = _name(epoch=state["epoch"], step=state.get("step", 0))
+        self.storage.write(f"{self.prefix}/{name}", hashlib.sha256(data).digest() + data)
         for key in list(self.storage.keys(self.prefix))[:-KEPT]:
             self.storage.delete(key)
 
     def newest_epoch(self) -> int:
         """Epochs that the newest state has behind it, 0 where there is none."""
         keys = list(self.storage.keys(self.prefix))
-        return int(keys[-1].rpartition("-")[2]) if keys else 0
+        return _epoch(keys[-1].rpartition("/")[2]) if keys else 0
 
     def load(self) -> dict[str, Any] | None:
         """Return the newest whole state, or None."""

@@ -4,11 +4,13 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from cluster.metrics import put
 from cluster.resources import Resources, concurrency
 from cluster.storage import Storage
 from pipeline.caches.claims import Watch
 from pipeline.planning.plan import PlannedTrial
 from pipeline.trials.attempts import Ended, done, trial_claim
+from pipeline.trials.leaving import leaving_line
 from pipeline.trials.results import Result, read_result
 from pipeline.trials.runners import Demand
 from pipeline.trials.tuning import Fixed, Supply
@@ -39,8 +41,8 @@ class Rounds:
 
     storage: Storage
     run: Run
-    total: Callable[[], Resources]
-    """What the cluster has."""
+    nodes: Callable[[], Sequence[Resources]]
+    """What the nodes of the cluster have."""
     enter: Callable[[Ended], None]
     """Told how each trial ended for good."""
     say: Say
@@ -50,17 +52,20 @@ class Rounds:
         handed = supply
         while handed.left:
             open_ones: list[Ended] = []
-            self.run(handed, demand, self._sorter(open_ones))
+            self.run(handed, demand, self._sorter(open_ones, demand))
             starved = [ended for ended in open_ones if ended.state == "starved"]
             busy = [ended.planned for ended in open_ones if ended.state == "busy"]
+            put("sskt_trials", len(busy), state="busy")
             wider = self._wider(starved, demand)
             again = [ended.planned for ended in starved] if wider else []
             handed = Again([*again, *(busy if again else self._waited_for(busy))], supply)
             demand = wider or demand
 
-    def _sorter(self, open_ones: list[Ended]) -> Callable[[Ended], None]:
+    def _sorter(self, open_ones: list[Ended], demand: Demand) -> Callable[[Ended], None]:
         def tell(ended: Ended) -> None:
-            if ended.state in ("starved", "busy"):
+            if ended.state == "leaving":  # Tune starts it again by itself
+                self.say(f"sweep   {leaving_line(ended, nodes=self.nodes(), need=demand.need)}")
+            elif ended.state in ("starved", "busy"):
                 open_ones.append(ended)
             else:
                 self.enter(ended)
@@ -69,7 +74,7 @@ class Rounds:
 
     def _wider(self, starved: Sequence[Ended], demand: Demand) -> Demand | None:
         """More room for those that ran out of memory; for one that had it all, that is how it failed."""
-        wider = roomier(demand, self.total()) if starved else None
+        wider = roomier(demand, self.nodes()) if starved else None
         if wider:
             self.say(
                 f"sweep   {len(starved)} trials ran out of memory with {demand.at_once} side by side: "
@@ -103,10 +108,11 @@ def wait_for_others(busy: Sequence[PlannedTrial], storage: Storage) -> dict[str,
         time.sleep(LOOK_SECONDS)
 
 
-def roomier(demand: Demand, total: Resources) -> Demand | None:
+def roomier(demand: Demand, nodes: Sequence[Resources]) -> Demand | None:
     """Half as many trials side by side, each with more of its device; None where each has all there is."""
     gpus = demand.need.gpus
     if demand.at_once == 1 or gpus >= 1:
         return None
     need = replace(demand.need, gpus=min(1.0, 2 * gpus)) if gpus else demand.need
-    return replace(demand, need=need, at_once=min(demand.at_once // 2, concurrency(total, need)))
+    fits = concurrency(nodes, need, workers=demand.workers)
+    return replace(demand, need=need, at_once=min(demand.at_once // 2, fits))

@@ -12,13 +12,26 @@ import torch
 import torch.distributed
 from torch import Tensor
 
+from cluster.metrics import Traffic, hear, tell
+from cluster.notices import notice
 from cluster.resources import Resources
 from cluster.storage import open_storage
 from pipeline.planning.plan import PlannedTrial
 from pipeline.trials.attempts import Ended, attempt, claimed_attempt, settle
+from pipeline.trials.leaving import Agreed
 from pipeline.trials.populations import hand_out, handed_on, moved, take_over
 from pipeline.trials.trials import Materials, Process
-from pipeline.trials.tuning import PLACE, TRIES, Supply, epoch_report, final_report, tune_all
+from pipeline.trials.tuning import (
+    PLACE,
+    TRIES,
+    Supply,
+    bundle_of,
+    epoch_report,
+    final_report,
+    leave,
+    place_of,
+    tune_all,
+)
 from sskt.errors import InputError
 from sskt.loop import Metrics
 from sskt.metrics import main_metric
@@ -39,20 +52,13 @@ class Demand:
     """Trials side by side."""
     hung_after: float = 60
 
-    @property
-    def trial(self) -> Resources:
-        """What a whole trial needs."""
-        return Resources(self.need.cpus * self.workers, self.need.gpus * self.workers)
-
 
 def run_plain(planned: PlannedTrial, materials: Materials, demand: Demand) -> Ended:
     """Run a trial in this process."""
-    return attempt(planned, materials, replace(_process(demand), hung_after=None))
+    return attempt(planned, materials, replace(process_of(demand), hung_after=None))
 
 
-def run_each(
-    supply: Supply, demand: Demand, tell: Callable[[Ended], None], *, materials: Materials, scheduler: None = None
-) -> None:
+def run_each(supply: Supply, demand: Demand, tell: Callable[[Ended], None], *, materials: Materials, **_: None) -> None:
     """Run trials one after the other in this process, each to its end."""
     while supply.left:
         planned = supply.next()
@@ -64,25 +70,33 @@ def run_each(
 
 
 def run_packed(
-    supply: Supply, demand: Demand, tell: Callable[[Ended], None], *, materials: Materials, scheduler: Any = None
+    supply: Supply, demand: Demand, tell: Callable[[Ended], None], *, materials: Materials, **listeners: Any
 ) -> None:
-    """Run trials by Ray Tune, each in one process. A session has to be open."""
+    """Run trials by Ray Tune, each in one process. A session has to be open.
+
+    listeners: who hears of epochs, if anybody does: the `scheduler` and the `loggers` of `tune_all`.
+    """
     from ray import tune  # only inside a session
 
-    trainable = tune.with_parameters(_packed_trial, materials=materials, demand=demand, told=scheduler is not None)
-    resources = {"cpu": demand.need.cpus, "gpu": demand.need.gpus}
-    tune_all(supply, trainable, resources=resources, at_once=demand.at_once, tell=tell, scheduler=scheduler)
+    told = any(listener is not None for listener in listeners.values())
+    trainable = tune.with_parameters(_packed_trial, materials=materials, demand=demand, told=told)
+    tune_all(supply, trainable, resources=place_of(demand.need), at_once=demand.at_once, tell=tell, **listeners)
 
 
 def _packed_trial(config: dict[str, Any], *, materials: Materials, demand: Demand, told: bool) -> None:
-    """What runs in an actor. Epochs are reported only where a scheduler wants to hear of them: it takes its time."""
+    """What runs in an actor. Epochs are reported only where somebody wants to hear of them: it takes its time."""
     from ray import tune  # only inside a session
 
     planned = config["planned"]
-    process = _process(demand)
+    process = replace(process_of(demand), leaving=notice().given, errand=config["errand"])
     if told:
         process = replace(process, report=lambda metrics: _report_epoch(planned, metrics, tune.report))
-    tune.report(final_report(attempt(planned, materials, process)))
+    # A process that is used again may be on a node that goes.
+    going = Ended(planned=planned, state="leaving", reason="before its first step")
+    ended = going if notice().given() else attempt(planned, materials, process)
+    if ended.state == "leaving":
+        leave(replace(ended, reason=f"{notice()}, {ended.reason}"))
+    tune.report(final_report(ended))
 
 
 def _report_epoch(planned: PlannedTrial, metrics: Metrics, report: Callable[[dict[str, Any]], None]) -> None:
@@ -92,7 +106,7 @@ def _report_epoch(planned: PlannedTrial, metrics: Metrics, report: Callable[[dic
 
 
 def run_populations(
-    supply: Supply, demand: Demand, tell: Callable[[Ended], None], *, materials: Materials, scheduler: Any
+    supply: Supply, demand: Demand, tell: Callable[[Ended], None], *, materials: Materials, **listeners: Any
 ) -> None:
     """Run members of populations by Ray Tune, each in one process. A session has to be open.
 
@@ -108,8 +122,7 @@ def run_populations(
             "which members hand their states on; 'asha' runs on any number"
         )
     trainable = tune.with_parameters(_member, materials=materials, demand=demand)
-    resources = {"cpu": demand.need.cpus, "gpu": demand.need.gpus}
-    tune_all(supply, trainable, resources=resources, at_once=supply.left, tell=tell, scheduler=scheduler)
+    tune_all(supply, trainable, resources=place_of(demand.need), at_once=supply.left, tell=tell, **listeners)
 
 
 def _member(config: dict[str, Any], *, materials: Materials, demand: Demand) -> None:
@@ -131,7 +144,7 @@ def _member(config: dict[str, Any], *, materials: Materials, demand: Demand) -> 
             tune.report(told, checkpoint=tune.Checkpoint.from_directory(folder))
 
     process = replace(
-        _process(demand),
+        process_of(demand),
         carried={"lineage": lineage},
         report=lambda metrics: _report_epoch(planned, metrics, report),
     )
@@ -139,7 +152,7 @@ def _member(config: dict[str, Any], *, materials: Materials, demand: Demand) -> 
 
 
 def run_distributed(
-    supply: Supply, demand: Demand, tell: Callable[[Ended], None], *, materials: Materials, scheduler: Any = None
+    supply: Supply, demand: Demand, tell: Callable[[Ended], None], *, materials: Materials, **listeners: Any
 ) -> None:
     """Run trials by Ray Tune, each by a Ray Train of its own. A session has to be open."""
     import ray
@@ -151,36 +164,50 @@ def run_distributed(
     resources = {"cpu": 0, "node:__internal_head__": 0.001}
     at_once = demand.at_once
     # One that a scheduler stops while it waits cannot be used again.
-    tune_all(supply, trainable, resources=resources, at_once=at_once, tell=tell, scheduler=scheduler, reuse=False)
+    tune_all(supply, trainable, resources=resources, at_once=at_once, tell=tell, reuse=False, **listeners)
 
 
 def _distributed_trial(config: dict[str, Any], *, shared: list[Any], demand: Demand) -> None:
     from ray import tune
     from ray.tune.integration.ray_train import TuneReportCallback
 
-    ended = run_train(config["planned"], shared, demand, callbacks=(TuneReportCallback(),))
-    tune.report(final_report(ended))
+    def report(ended: Ended) -> None:
+        tune.report(final_report(ended))
+
+    callbacks, errand = (TuneReportCallback(),), config["errand"]
+    report(run_train(config["planned"], shared, demand, left=report, callbacks=callbacks, errand=errand))
 
 
-def run_train(planned: PlannedTrial, shared: list[Any], demand: Demand, *, callbacks: tuple[Any, ...] = ()) -> Ended:
+def run_train(
+    planned: PlannedTrial,
+    shared: list[Any],
+    demand: Demand,
+    *,
+    left: Callable[[Ended], None] = lambda ended: None,
+    callbacks: tuple[Any, ...] = (),
+    errand: str = "",
+) -> Ended:
     """Run a trial by Ray Train over `demand.workers` processes. A session has to be open.
 
-    shared: one reference to the materials.
+    shared: one reference to the materials; left: told each time its processes leave, to go on elsewhere.
     """
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    def start() -> Ended:
+    from pipeline.trials import gloo
+
+    def train() -> Ended:
         with tempfile.TemporaryDirectory(prefix="sskt-train-") as folder:
             trainer = TorchTrainer(
                 _train_worker,
                 train_loop_config={"planned": planned, "shared": shared, "demand": demand},
+                torch_config=gloo.Config(),
                 scaling_config=ScalingConfig(
                     num_workers=demand.workers,
                     use_gpu=demand.need.gpus > 0,
-                    resources_per_worker={"CPU": demand.need.cpus}
-                    | ({"GPU": demand.need.gpus} if demand.need.gpus else {}),
+                    resources_per_worker=bundle_of(demand.need),
+                    label_selector=dict(demand.need.labels) or None,
                 ),
                 # Our own checkpoints carry a training over a restart; Train's state is not read again.
                 run_config=RunConfig(
@@ -191,10 +218,16 @@ def run_train(planned: PlannedTrial, shared: list[Any], demand: Demand, *, callb
                 ),
             )
             with _own_interrupts():
-                ended: Ended = trainer.fit().return_value
+                ended, traffic = trainer.fit().return_value
+        hear(traffic)
         return ended
 
-    return claimed_attempt(planned, ray.get(shared[0]).storage_uri, start)
+    def start() -> Ended:
+        while (ended := train()).state == "leaving":
+            left(replace(ended, reason=f"a node that goes, {ended.reason}"))
+        return ended
+
+    return claimed_attempt(planned, ray.get(shared[0]).storage_uri, start, errand=errand)
 
 
 @contextmanager
@@ -210,8 +243,8 @@ def _own_interrupts() -> Iterator[None]:
             signal.signal(signal.SIGINT, handler)
 
 
-def _train_worker(config: dict[str, Any]) -> Ended:
-    """What runs in each process of Ray Train."""
+def _train_worker(config: dict[str, Any]) -> tuple[Ended, Traffic]:
+    """What runs in each process of Ray Train; returns how the trial ended, and the requests that took."""
     import ray
     import ray.train
     from ray.train.torch import get_device, prepare_model
@@ -219,21 +252,24 @@ def _train_worker(config: dict[str, Any]) -> Ended:
     context, demand = ray.train.get_context(), config["demand"]
     planned, world = config["planned"], context.get_world_size()
 
-    def average(means: Tensor) -> Tensor:
+    def gather(own: Tensor) -> Tensor:
+        rows = [own] if world == 1 else [torch.empty_like(own) for _ in range(world)]
         if world > 1:
-            torch.distributed.all_reduce(means)
-        return means / world
+            torch.distributed.all_gather(rows, own)
+        return torch.stack(rows)
 
+    device = get_device()
     process = replace(
-        _process(demand),
-        device=get_device(),
+        process_of(demand),
+        device=device,
         rank=context.get_world_rank(),
         world=world,
         prepare=lambda module: prepare_model(module, parallel_strategy="ddp" if world > 1 else None),
-        average=average,
+        gather=gather,
+        leaving=Agreed(notice().given, gather, device=device),
         report=lambda metrics: _report_epoch(planned, metrics, _report_with_place),
     )
-    return settle(planned, ray.get(config["shared"][0]), process)
+    return settle(planned, ray.get(config["shared"][0]), process), tell()
 
 
 def _report_with_place(told: dict[str, Any]) -> None:
@@ -244,7 +280,8 @@ def _report_with_place(told: dict[str, Any]) -> None:
     ray.train.report(told | {PLACE: get_current_placement_group().id.hex()})
 
 
-def _process(demand: Demand) -> Process:
+def process_of(demand: Demand) -> Process:
+    """The process that a trial runs on, as far as that is the same for all runners."""
     return Process(
         device=torch.device("cuda" if demand.need.gpus else "cpu"),
         threads=max(1, math.floor(demand.need.cpus)),

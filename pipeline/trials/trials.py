@@ -23,13 +23,14 @@ from pipeline.planning.specs import GraphSpec, Labels, cache_name, kinds_of
 from pipeline.tensors import as_tensor
 from pipeline.trials.checkpoints import Checkpoints
 from pipeline.trials.results import Result, read_result, write_result
+from pipeline.trials.telling import told
 from sskt.answers import CachedOutputs, Column, LiveOutputs, SourceOutputs
 from sskt.errors import DamagedError
 from sskt.export import export_bytes
 from sskt.feeds import ImageSet, ResidentFeed, Share
 from sskt.golden import check_pixels
 from sskt.graphs import Graph
-from sskt.loop import Context, Metrics, evaluate, fit
+from sskt.loop import Context, Metrics, evaluate, evaluate_classes, fit
 from sskt.loop import Progress as TrainingProgress
 from sskt.methods import Method, Needs, Task, get_method
 from sskt.metrics import main_metric
@@ -61,6 +62,7 @@ class Materials:
     edges: tuple[int, ...]
     """Of the blocks of the pool."""
     sources: dict[str, SourceSettings]
+    experiment: str
     storage_uri: str
 
 
@@ -74,13 +76,19 @@ class Process:
     world: int = 1
     prepare: Callable[[nn.Module], nn.Module] | None = None
     """Wraps a module for training over several processes; None moves it to the device."""
-    average: Callable[[Tensor], Tensor] = lambda means: means
+    gather: Callable[[Tensor], Tensor] = lambda own: own.unsqueeze(0)
+    leaving: Callable[[], bool] = lambda: False
+    """Whether the trial has to leave its node; its peers have to hear the same at the same step."""
     report: Callable[[Metrics], None] = lambda metrics: None
     """Told the metrics of every epoch."""
     beat: Callable[[], None] = lambda: None
     """Called at every sign of life."""
+    waiting: Callable[[Callable[..., None]], Callable[..., None]] = lambda call: call
+    """Wraps what waits for a storage, that may be away for a while, and gives no sign of life meanwhile."""
     hung_after: float | None = None
     """Seconds without one after which the process ends itself, to be started anew; None where nobody would start it."""
+    errand: str = ""
+    """What it is started for, again and again where it dies: claims of earlier tries are dead."""
     carried: dict[str, Any] = field(default_factory=dict)
     """Plain values that go along with every saved state, and into the result."""
     side_by_side: int = 1
@@ -111,6 +119,7 @@ def gather_materials(plan: Plan, storage: Storage, trials: list[PlannedTrial]) -
         recipe=plan.recipe,
         edges=plan.packed.edges,
         sources={name: plan.experiment.sources[name] for name in plan.sources},
+        experiment=plan.experiment.name,
         storage_uri=storage.uri,
     )
 
@@ -132,24 +141,28 @@ def run_trial(planned: PlannedTrial, materials: Materials, process: Process) -> 
     feed = make_feed(planned, materials, process)
     method = make_method(planned, materials, feed=feed, process=process)
     checkpoints = Checkpoints(storage, planned.run_key)
+    save = process.waiting(checkpoints.save)
     trial, began = planned.trial, time.perf_counter()
     context = Context(
         device=process.device,
         report=process.report,
-        save=(lambda state: checkpoints.save(state | process.carried)) if process.rank == 0 else lambda state: None,
+        save=(lambda state: save(state | process.carried)) if process.rank == 0 else lambda state: None,
         load=checkpoints.load,
-        average=process.average,
+        gather=process.gather,
+        leaving=process.leaving,
         beat=process.beat,
     )
+    context = told(context, planned, first=process.rank == 0)
     progress = fit(method, feed, epochs=trial.training.epochs, seed=trial.seed, context=context)
     test = evaluate(method, feed, "test", beat=process.beat)
     seconds = time.perf_counter() - began
     result = describe(planned, progress, materials=materials, test=test, process=process, seconds=seconds)
-    result |= process.carried
+    by_class = evaluate_classes(method, feed, "test", classes=planned.facts.classes, beat=process.beat)
+    result |= {"by_class": by_class} | process.carried
     if process.rank == 0:
-        storage.write(network_key(planned.run_key), export_trained(planned, method))
-        write_result(storage, planned.run_key, result)
-        checkpoints.clear()
+        process.waiting(storage.write)(network_key(planned.run_key), export_trained(planned, method))
+        process.waiting(write_result)(storage, planned.run_key, result)
+        process.waiting(checkpoints.clear)()
     return result
 
 
@@ -250,6 +263,7 @@ def describe(
         "history": progress.history,
         "label_rows": _from_caches(progress.label_rows, planned, materials) * process.world,
         "training_seconds": round(progress.seconds, 3),
+        "waited_seconds": round(progress.waited, 3),
         "seconds": round(seconds, 3),
         "processes": process.world,
         "side_by_side": process.side_by_side,

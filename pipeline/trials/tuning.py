@@ -1,10 +1,14 @@
 """Trials in the hands of Ray Tune: what is run next, and how each one ended."""
 
+import logging
+import secrets
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
+from cluster.metrics import Traffic, hear, tell
+from cluster.resources import Resources
 from cluster.session import withhold_credentials
 from pipeline.planning.plan import PlannedTrial
 from pipeline.trials.attempts import Ended, State
@@ -56,21 +60,25 @@ def tune_all(
     supply: Supply,
     trainable: Callable[..., None],
     *,
-    resources: dict[str, float],
+    resources: Any,
     at_once: int,
     tell: Callable[[Ended], None],
     scheduler: Any = None,
     reuse: bool = True,
+    loggers: Callable[[], list[Any]] | None = None,
 ) -> None:
     """Run all trials of a supply by Ray Tune, `at_once` side by side.
 
-    resources: of each actor, by the names Ray has for them; reuse: whether an actor goes on with the next trial.
-    trainable: given {"planned": the trial, "entry": its method's number, and the point's values by axis path}, it ends
+    resources: of each actor, a `place_of` or by names of Ray; reuse: whether an actor goes on with the next trial;
+    loggers: makes callbacks of Ray's that hear of every epoch.
+    trainable: given {"planned": the trial, "entry": its method's number, "errand": a word that it has again when it is
+    started anew for its process died, and the point's values by axis path}, it ends
     with a `final_report`; where that is missing, a scheduler has stopped the trial.
     """
     from ray import tune  # only inside a session
 
     withhold_credentials()
+    logging.getLogger("ray.tune.execution.tune_controller").addFilter(is_news)
     while supply.left:
         with tempfile.TemporaryDirectory(prefix="sskt-tune-") as folder:
             tuner = tune.Tuner(
@@ -88,7 +96,7 @@ def tune_all(
                     storage_path=folder,
                     verbose=0,
                     failure_config=tune.FailureConfig(max_failures=TRIES - 1),
-                    callbacks=[_make_callback(supply, tell)],
+                    callbacks=[_make_callback(supply, tell), *(loggers() if loggers else [])],
                 ),
             )
             try:
@@ -97,19 +105,50 @@ def tune_all(
                 raise SsktError(last_line(str(error))) from error
 
 
+def bundle_of(need: Resources) -> dict[str, float]:
+    """What one process takes, by the names Ray has for it."""
+    amounts = {"CPU": need.cpus, "GPU": need.gpus, "memory": need.memory}
+    return {name: amount for name, amount in amounts.items() if amount}
+
+
+def place_of(need: Resources) -> Any:
+    """The same for Tune, with what the node has to be labelled."""
+    from ray import tune  # only inside a session
+
+    return tune.PlacementGroupFactory([bundle_of(need)], bundle_label_selector=[dict(need.labels)])
+
+
 CHUNK = 1000
 """Trials per Tuner: Tune writes its whole state again and again, and what it holds grows with it."""
 
 
 def final_report(ended: Ended) -> dict[str, Any]:
     """What a trial reports last."""
-    names = ("state", "reason", "score", "epoch", "seconds")
-    return {name: getattr(ended, name) for name in names}
+    names = ("state", "reason", "score", "epoch", "seconds", "metrics")
+    return {name: getattr(ended, name) for name in names} | {"traffic": tell()}
+
+
+def leave(ended: Ended) -> None:
+    """End a trial whose node goes as if its process had died of that: Tune starts it elsewhere, and does not count it.
+
+    Were it to end by itself, Tune would give its process, on the node that goes, the next trial.
+    """
+    from ray import tune
+    from ray.exceptions import RayActorError
+
+    tune.report(final_report(ended))
+    raise RayActorError(error_msg=f"leaves {ended.reason}", preempted=True)
+
+
+def is_news(record: logging.LogRecord) -> bool:
+    """Whether an error that Tune logs is more than that a node goes, which the sweep says in a line."""
+    error = record.exc_info and record.exc_info[1]
+    return not getattr(error, "preempted", False)
 
 
 def epoch_report(metrics: Metrics, *, metric: str) -> dict[str, Any]:
     """What a trial reports of an epoch."""
-    return {"epoch": metrics["epoch"], "score": metrics[f"validation_{metric}"]}
+    return {"epoch": metrics["epoch"], "score": metrics[f"validation_{metric}"], "metrics": metrics}
 
 
 def ended_trial(planned: PlannedTrial, last: dict[str, Any]) -> Ended:
@@ -121,6 +160,7 @@ def ended_trial(planned: PlannedTrial, last: dict[str, Any]) -> Ended:
         reason=last.get("reason", ""),
         epoch=last.get("epoch", 0),
         seconds=last.get("seconds", 0),
+        metrics=last.get("metrics", {}),
     )
 
 
@@ -134,7 +174,8 @@ def _make_searcher(supply: Supply) -> Any:
             planned = supply.next()
             if planned is None:
                 return Searcher.FINISHED
-            return {"planned": planned, "entry": planned.trial.entry, **planned.trial.point}
+            config = {"planned": planned, "entry": planned.trial.entry, "errand": secrets.token_hex(8)}
+            return config | planned.trial.point
 
         def on_trial_complete(self, trial_id: str, result: Any = None, **_: Any) -> None:
             """The callback hears it with the trial."""
@@ -155,10 +196,16 @@ def _make_callback(supply: Supply, tell: Callable[[Ended], None]) -> Any:
     from ray import tune  # only inside a session
 
     class Callback(tune.Callback):
-        """Passes the end of each trial on."""
+        """Passes the end of each trial on, and that one leaves its node."""
+
+        def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Any, **info: Any) -> None:
+            if result.get("state") == "leaving":
+                hear(result["traffic"])
+                tell(ended_trial(trial.config["planned"], result))
 
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             last = trial.last_result or {}
+            hear(last.get("traffic", Traffic()))
             ended = ended_trial(trial.config["planned"], last)
             if ended.state == "stopped" and PLACE in last:
                 give_back(last[PLACE])

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 from PIL import Image
 
@@ -13,6 +14,8 @@ from sskt.errors import InputError
 SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif"}
 )
+_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM", "AVIF")
+"""Pillow goes by the content of a file: in others, such as EPS, it would have programs run."""
 _SPLIT_FOLDERS: dict[str, Split] = {
     "train": "train",
     "val": "validation",
@@ -88,7 +91,7 @@ def _images(root: Path, folder: Path, label: int, split: Split | None) -> Iterat
     if not files:
         raise InputError(f"dataset.path: {str(folder)!r} holds no image; {_LAYOUTS}")
     for file in files:
-        yield Record(_key(root, file), label, split, partial(_load, file))
+        yield Record(_key(root, file), label, split, partial(load_image, file))
 
 
 def _key(root: Path, file: Path) -> str:
@@ -100,7 +103,8 @@ def _key(root: Path, file: Path) -> str:
     return key
 
 
-def _load(file: Path) -> Image.Image:
-    with Image.open(file) as image:
+def load_image(file: Path | BinaryIO) -> Image.Image:
+    """Read an image whole; Pillow refuses one of more than 179 million pixels."""
+    with Image.open(file, formats=_FORMATS) as image:
         image.load()
     return image

@@ -1,6 +1,7 @@
 """The definitions of clusters are valid, agree with each other and with what is pinned, and open nothing."""
 
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -8,12 +9,16 @@ import jsonschema
 import pytest
 import yaml
 
+from pipeline.caches.claims import LEASE
+from pipeline.planning.settings import ResourceSettings
+
 ROOT = Path(__file__).parent.parent.parent
 CLUSTER = ROOT / "cluster"
 SCRIPT = CLUSTER / "slurm.sh"
 DEFINITIONS = [
     path for path in sorted(CLUSTER.rglob("*")) if path.suffix in (".yaml", ".sh", ".json") or path.name == "Dockerfile"
 ]
+WITH_HEALTH = ("Dockerfile", "slurm.sh")
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 PINS = dict(re.findall(r"^([\w-]+)(?:\[.*\])?==(.*)$", (ROOT / "requirements.txt").read_text(), re.MULTILINE))
 
@@ -58,6 +63,15 @@ def test_every_way_to_a_cluster_asks_for_the_token():
     assert "RAY_AUTH_MODE=token" in SCRIPT.read_text()
     assert "--env=RAY_AUTH_MODE=token" in aws()["docker"]["run_options"]
     assert all(ray_spec(name)["authOptions"] == {"mode": "token"} for name in ("raycluster.yaml", "rayjob.yaml"))
+
+
+def test_a_machine_is_given_up_before_the_trainings_that_wait_for_it_count_as_hung():
+    """By Ray's head, which reads it from its environment: in the image, or set by the script."""
+    set_so = [dict(re.findall(r"RAY_health_check_(\w+)=(\d+)", (CLUSTER / name).read_text())) for name in WITH_HEALTH]
+    assert set_so[0] == set_so[1]
+    period = 3.0  # Ray's own
+    seconds = int(set_so[0]["failure_threshold"]) * (int(set_so[0]["timeout_ms"]) / 1000 + period)
+    assert 15 < seconds < min(LEASE, ResourceSettings().hung_after)
 
 
 def test_one_image_of_one_version_everywhere():
@@ -120,6 +134,20 @@ def test_every_machine_on_aws_gets_the_token_where_ray_looks_for_it():
     options = dict(option.removeprefix("--env=").split("=", 1) for option in aws()["docker"]["run_options"])
     (folder,) = aws()["file_mounts"]
     assert options["RAY_AUTH_TOKEN_PATH"] == f"{folder}/token"
+
+
+def test_workers_on_aws_hear_that_they_are_taken_back():
+    """In the very form in which `ray up` runs a command; what runs beside Ray outlives the shell."""
+    *_, start, notices = aws()["worker_start_ray_commands"]
+    assert start.startswith("ray start --address=$RAY_HEAD_IP")
+    assert re.fullmatch(r"nohup .*python -m cluster notices > \S+ 2>&1 &", notices)
+    assert (
+        subprocess.run(
+            ["bash", "-n", "-c", f"true && (export RAY_HEAD_IP=10.0.0.1; {notices})"], check=False
+        ).returncode
+        == 0
+    )
+    assert "notices" not in " ".join(aws()["head_start_ray_commands"])  # it is on demand
 
 
 # --- KubeRay. No package has its resource definitions: these are the fields of ray.io/v1 in KubeRay 1.5, by hand.
@@ -261,7 +289,8 @@ def test_pods_are_confined(name):
         mounted = {mount["mountPath"]: volumes[mount["name"]] for mount in container["volumeMounts"]}
         assert mounted["/dev/shm"]["emptyDir"]["medium"] == "Memory"  # noqa: S108
         assert {"/tmp", "/home/ray"} <= set(mounted)  # noqa: S108 (what Ray writes to)
-        assert {variable["name"] for variable in container["env"]} == {"AWS_REGION"}  # no secret by value
+        names = {variable["name"] for variable in container["env"]}
+        assert names <= {"AWS_REGION", "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"}  # no secret by value
     assert pods(name)[1]["automountServiceAccountToken"] is False
 
 
@@ -280,6 +309,23 @@ def test_the_job_s_cluster_is_that_of_the_other_manifest():
     assert pod["volumes"].pop() == {"name": "experiment", "configMap": {"name": "sskt-experiment"}}
     assert pod["containers"][0]["volumeMounts"].pop()["readOnly"] is True
     assert job == cluster
+
+
+def test_workers_have_a_label_by_which_trials_can_ask_for_them():
+    groups = [aws()["available_node_types"]["gpu"]]
+    groups += [group for name in MANIFESTS[1:] for group in ray_spec(name)["workerGroupSpecs"]]
+    assert [group["labels"] for group in groups] == [{"pool": "gpu"}] * 3
+
+
+@pytest.mark.parametrize("name", MANIFESTS[1:])
+def test_a_worker_that_ends_gives_its_trials_time_to_leave(name):
+    """At SIGTERM `ray start` drains its node; bash 5.2 of the image makes it the pod's first process."""
+    from ray._private.ray_constants import RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S as USUAL
+
+    (container,) = pods(name)[1]["containers"]
+    patience = {one["name"]: one["value"] for one in container["env"]}["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"]
+    assert 0 < USUAL < float(patience) <= pods(name)[1]["terminationGracePeriodSeconds"] - 10
+    assert "lifecycle" not in container
 
 
 def test_the_job_tries_again_and_ends():
@@ -316,14 +362,3 @@ def test_the_image_is_pinned_small_and_nobody_s_root():
     assert lines.count("USER 1000:1000") == 1
     assert sum(line.startswith("FROM") for line in lines) == 2
     assert not [line for line in lines if line.startswith("ADD") or "ARG" in line.split()[:1]]
-
-
-def test_the_image_has_what_is_needed_to_run_and_nothing_more():
-    """The build cuts requirements.txt where it says so."""
-    (cut,) = re.findall(r"sed '/(\^.*)/,\$d'", (CLUSTER / "Dockerfile").read_text())
-    lines = (ROOT / "requirements.txt").read_text().splitlines()
-    (at,) = [number for number, line in enumerate(lines) if re.match(cut, line)]
-    kept = {name.lower() for name in re.findall(r"^([\w-]+).*==", "\n".join(lines[:at]), re.MULTILINE)}
-    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extra = wanted["optional-dependencies"]["demo"]
-    assert kept == {re.match(r"[\w-]+", name)[0].lower() for name in (*wanted["dependencies"], *extra)}

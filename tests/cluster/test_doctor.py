@@ -28,6 +28,7 @@ def node(name: str = "a", **changes) -> NodeFacts:
         python="3.11.9",
         packages=dict.fromkeys(PACKAGES, "1.0"),
         gpus=1,
+        offers="8 CPUs, 1 GPUs, 30 GB, zone=a",
         gpu_problem="",
         object_store_bytes=8 * GB,
         shared_memory_bytes=10 * GB,
@@ -53,7 +54,7 @@ def bad(facts: ClusterFacts) -> list[str]:
 def test_a_healthy_cluster_has_a_good_line_for_each_check():
     said = [str(finding) for finding in judge(cluster(expected=2))]
     assert said == [
-        "ok   nodes: a, b",
+        "ok   nodes: a (8 CPUs, 1 GPUs, 30 GB, zone=a); b (8 CPUs, 1 GPUs, 30 GB, zone=a)",
         "ok   ports: every node reaches every other",
         f"ok   Python 3.11.9, Ray 1.0 and {len(PACKAGES) - 1} packages agree",
         "ok   token: every node asks for it",

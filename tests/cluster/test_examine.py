@@ -100,7 +100,7 @@ def test_a_storage_whose_clock_is_off_is_found_out(tmp_path):
 def test_a_bucket_is_probed_with_the_credentials_at_hand(bucket_uri):
     storage = open_storage(bucket_uri)
     storage.write("doctor/run/shared", b"")
-    asked = Questions(gpus=0, object_store_bytes=0, neighbours=[], storage=bucket_uri, place="doctor/run/0")
+    asked = Questions(gpus=0, offers="", object_store_bytes=0, neighbours=[], storage=bucket_uri, place="doctor/run/0")
     facts = say("here", asked)
     assert facts.storage is not None
     assert facts.storage.problem == ""

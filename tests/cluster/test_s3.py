@@ -4,8 +4,13 @@ import hashlib
 import os
 import pickle
 import random
+import secrets
+import socket
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +19,7 @@ from cluster.storage import StorageError, open_storage
 from tests.object_store import (
     ACCESS_KEY,
     BUCKET,
+    KMS_KEY,
     READ_ONLY_KEY,
     READ_ONLY_SECRET,
     SECRET_KEY,
@@ -42,7 +48,7 @@ def proxied(object_store, bucket_uri, monkeypatch):
 
 @pytest.fixture
 def impatient(monkeypatch):
-    monkeypatch.setattr(s3_client, "ATTEMPTS", 2)
+    monkeypatch.setattr(s3_client, "PATIENT", s3_client.PATIENT._replace(seconds=0))
     forget()
 
 
@@ -118,7 +124,7 @@ def test_an_answer_that_is_spoilt_on_its_way_is_asked_for_again(proxied, wrong):
     storage.write("key", b"some bytes")
     proxy.rule = times(2, wrong, method="GET")
     assert storage.read("key") == b"some bytes"
-    proxy.rule = times(3, wrong, method="GET")
+    proxy.rule = times(s3.TRIES, wrong, method="GET")
     said = failure(lambda: storage.read("key"))
     assert said.startswith(f"{storage.uri}/key cannot be read: ")
     assert {"half": "its answer breaks off", "flip": "differ from the SHA-256"}[wrong] in said
@@ -193,7 +199,7 @@ def test_an_upload_that_fails_leaves_nothing_behind(proxied, small_parts, impati
     storage, proxy = proxied
     proxy.rule = times(100, "503", method="PUT", part="partNumber=2")
     said = failure(lambda: storage.write("key", bytes(11 << 20)))
-    assert said.startswith(f"{storage.uri}/key cannot be written: the server failed 2 times")
+    assert said.startswith(f"{storage.uri}/key cannot be written: the server failed 1 times")
     assert storage.read("key") is None
     uploads = object_store.client().list_multipart_uploads(Bucket=BUCKET).get("Uploads", [])
     assert not [upload for upload in uploads if upload["Key"].startswith(storage.root)]
@@ -208,7 +214,7 @@ def test_a_hundred_megabytes_come_back(storage):
 
 
 def test_a_server_that_is_killed_and_comes_back_is_waited_for(tmp_path, monkeypatch):
-    monkeypatch.setattr(random, "random", lambda: 0.5)
+    monkeypatch.setattr(random, "random", lambda: 0.1)
     with running(tmp_path / "store") as store:
         use(store.endpoint, monkeypatch)
         storage = open_storage(f"s3://{BUCKET}/place")
@@ -272,15 +278,187 @@ def test_a_server_that_stays_busy_is_given_up(proxied, impatient):
     said = failure(lambda: storage.read("key"))
     assert (
         said
-        == f"{storage.uri}/key cannot be read: the server failed 2 times (SlowDown); the same command goes on "
+        == f"{storage.uri}/key cannot be read: the server failed 1 times (SlowDown); the same command goes on "
         + ("from what is finished")
     )
-    assert len(proxy.requests) == 2
+    assert len(proxy.requests) == 1
 
 
 def test_a_server_that_never_answers_is_given_up(proxied, impatient, monkeypatch):
     storage, proxy = proxied
-    monkeypatch.setattr(s3_client, "ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(s3_client, "PATIENT", s3_client.Patience(0, 1, 0.2))
     proxy.rule = lambda method, path: "wait"
     assert "does not answer (ReadTimeoutError)" in failure(lambda: storage.read("key"))
-    assert len(proxy.requests) == 2
+    assert len(proxy.requests) == 1
+
+
+def test_patience_is_measured_from_the_first_failure(proxied, monkeypatch):
+    storage, proxy = proxied
+    monkeypatch.setattr(s3_client, "PATIENT", s3_client.PATIENT._replace(seconds=0.5))
+    forget()
+    proxy.rule = lambda method, path: "503"
+    began = time.monotonic()
+    assert "the server failed" in failure(lambda: storage.read("key"))
+    assert 0.5 <= time.monotonic() - began < 3
+    assert len(proxy.requests) > 7
+    ends = time.monotonic() + 0.3
+    proxy.rule = lambda method, path: "reset" if time.monotonic() < ends else None
+    assert storage.read("key") is None
+
+
+# --- the first look
+
+
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    """Where connections are taken and nothing is ever answered."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen(64)
+        yield server.getsockname()[1]
+
+
+@pytest.fixture
+def deaf_port() -> Iterator[int]:
+    """Where not even connections are taken, as behind a firewall that drops what comes."""
+    with socket.socket() as server, ExitStack() as waiting:
+        server.bind(("127.0.0.1", 0))
+        server.listen(0)
+        for _ in range(4):  # they fill the queue that nobody empties
+            one = waiting.enter_context(socket.socket())
+            one.setblocking(False)
+            one.connect_ex(server.getsockname())
+        yield server.getsockname()[1]
+
+
+def test_a_first_look_at_what_can_be_used_says_nothing_and_leaves_an_empty_object(storage, object_store):
+    storage.check(write=None)
+    there = object_store.client().list_objects_v2(Bucket=BUCKET, Prefix=storage.root)
+    assert "Contents" not in there
+    for _ in range(2):
+        storage.check(write="")
+        storage.check(write="results")
+    there = object_store.client().list_objects_v2(Bucket=BUCKET, Prefix=storage.root)["Contents"]
+    assert {entry["Key"].removeprefix(f"{storage.root}/"): entry["Size"] for entry in there} == {
+        s3.PROBE: 0,
+        f"results/{s3.PROBE}": 0,
+    }
+    assert list(storage.keys("")) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, "no credentials (NoCredentialsError)"),
+        ({"AWS_ACCESS_KEY_ID": "nobody"}, "does not know the access key"),
+        ({"AWS_SECRET_ACCESS_KEY": "guessed"}, "refuses the secret key"),
+        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, "http://127.0.0.1:9 does not answer"),
+        ({"AWS_ENDPOINT_URL": "https://127.0.0.1:{server}"}, "does not answer (SSLError)"),
+        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:{silent}"}, "does not answer (ReadTimeoutError)"),
+        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:{deaf}"}, "does not answer (ConnectTimeoutError)"),
+    ],
+    ids=["no keys", "unknown key", "wrong secret", "refused", "no TLS there", "silent", "dropped"],
+)
+def test_what_cannot_be_used_shows_at_the_first_look_within_seconds(
+    storage, object_store, silent_port, deaf_port, monkeypatch, changes, words
+):
+    for name, value in changes.items():
+        monkeypatch.setenv(name, value.format(server=object_store.port, silent=silent_port, deaf=deaf_port))
+    forget()
+    began = time.monotonic()
+    said = failure(lambda: storage.check(write=""))
+    assert said.startswith(f"{storage.uri} cannot be listed: ")
+    assert words in said
+    assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [("expired", "the credentials have expired; renew them"), ("page", "does AWS_ENDPOINT_URL lead to S3?")],
+)
+def test_answers_that_patience_does_not_cure_show_at_the_first_look(proxied, rule, words):
+    storage, proxy = proxied
+    proxy.rule = lambda method, path: rule
+    assert words in failure(lambda: storage.check(write=None))
+
+
+def test_a_bucket_that_is_missing_and_rights_that_are_show_at_the_first_look(storage, monkeypatch):
+    assert "there is no such bucket" in failure(lambda: open_storage("s3://another-bucket/x").check(write=None))
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", READ_ONLY_KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", READ_ONLY_SECRET)
+    forget()
+    storage.check(write=None)
+    said = failure(lambda: storage.check(write=""))
+    assert said.startswith(f"{storage.uri} cannot be written: access is denied")
+    assert failure(lambda: storage.check(write="results")).startswith(f"{storage.uri}/results cannot be written: ")
+
+
+def test_a_server_that_is_only_busy_is_left_to_later_patience(proxied):
+    storage, proxy = proxied
+    for wrong in ("503", "wait"):  # the listing is answered, so somebody is there
+        proxy.rule = lambda method, path, wrong=wrong: wrong if method == "PUT" or wrong == "503" else None
+        storage.check(write="")
+    assert len(proxy.requests) >= 7
+    proxy.rule = lambda method, path: None
+    storage.write("key", b"1")
+
+
+# --- encryption at rest
+
+MARK = b"what must not be read on the server's disk "
+
+
+def stored_below(folder: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in (folder / "data").glob("*.dat"))
+
+
+@pytest.mark.parametrize(
+    ("chosen", "expected"), [("AES256", ("AES256", None)), (f"aws:kms={KMS_KEY}", ("aws:kms", KMS_KEY))]
+)
+def test_every_object_is_encrypted_as_asked(storage, object_store, small_parts, monkeypatch, chosen, expected):
+    secret = MARK + secrets.token_hex(8).encode()
+    storage.write("plain", secret)
+    assert secret in stored_below(object_store.folder)  # so it would be seen
+    monkeypatch.setenv(s3_client.ENCRYPTION, chosen)
+    secret = MARK + secrets.token_hex(8).encode()
+    large = secret + os.urandom(11 << 20)
+    forget()
+    storage.check(write="results")
+    storage.write("small", secret)
+    storage.write("large", large)
+    assert storage.create("created", secret)
+    assert not storage.create("created", b"again")
+    client = object_store.client()
+    for key in ("small", "large", "created", s3.PROBE, f"results/{s3.PROBE}"):
+        head = client.head_object(Bucket=BUCKET, Key=f"{storage.root}/{key}")
+        assert (head.get("ServerSideEncryption"), head.get("SSEKMSKeyId")) == expected, key
+    assert (storage.read("small"), storage.read("large"), storage.read("created")) == (secret, large, secret)
+    assert secret not in stored_below(object_store.folder)
+
+
+def test_a_buckets_own_rule_encrypts_what_asks_for_nothing(bucket_uri, object_store):
+    client, bucket = object_store.client(), "encrypted-bucket"
+    client.create_bucket(Bucket=bucket)
+    rule = {"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "aws:kms", "KMSMasterKeyID": KMS_KEY}}
+    client.put_bucket_encryption(Bucket=bucket, ServerSideEncryptionConfiguration={"Rules": [rule]})
+    storage = open_storage(f"s3://{bucket}/x")
+    storage.write("key", b"data")
+    assert storage.create("created", b"data")
+    for key in ("key", "created"):
+        assert client.head_object(Bucket=bucket, Key=f"x/{key}")["ServerSideEncryption"] == "aws:kms"
+        assert storage.read(key) == b"data"
+
+
+def test_a_server_that_does_not_encrypt_as_asked_is_found_out(proxied, monkeypatch):
+    storage, proxy = proxied
+    monkeypatch.setenv(s3_client.ENCRYPTION, "AES256")
+    proxy.rule = times(1, "agree", method="PUT")
+    said = failure(lambda: storage.write("key", b"1"))
+    assert said == f"{storage.uri}/key: its server did not encrypt it as SSKT_S3_ENCRYPTION asks; use another"
+
+
+@pytest.mark.parametrize("chosen", ["aes256", "AES256 ", "aws:kms:dsse", "aws:kms=", "aws:kms=two words", "none"])
+def test_encryption_that_makes_no_sense_is_refused_when_a_storage_is_opened(bucket_uri, monkeypatch, chosen):
+    monkeypatch.setenv(s3_client.ENCRYPTION, chosen)
+    said = failure(lambda: open_storage(bucket_uri))
+    assert said == f"SSKT_S3_ENCRYPTION is {chosen!r}; it has to be AES256, aws:kms, or aws:kms=KEY"

@@ -1,9 +1,11 @@
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 
+from cluster import session
 from cluster.session import usable_cpus, withhold_credentials
 
 
@@ -42,3 +44,28 @@ def test_tune_hands_on_no_credentials(monkeypatch):
     handed_on = made._default_options["runtime_env"]["env_vars"]
     assert handed_on["RAY_CHDIR_TO_TRIAL_DIR"] == "0"
     assert "theirs" not in handed_on.values()
+
+
+def test_the_token_of_this_machines_sessions_is_its_owners_alone(tmp_path, monkeypatch):
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    file, umask = tmp_path / ".ray" / "auth_token", os.umask(0)
+    try:
+        session._keep_token_private()
+        token = file.read_text()
+        assert re.fullmatch("[0-9a-f]{64}", token)
+        assert file.stat().st_mode & 0o777 == 0o600
+        file.chmod(0o644)  # as Ray writes it
+        session._keep_token_private()
+    finally:
+        os.umask(umask)
+    assert (file.read_text(), file.stat().st_mode & 0o777) == (token, 0o600)
+    assert [path.name for path in file.parent.iterdir()] == ["auth_token"]
+
+
+def test_a_token_that_a_person_names_is_left_to_him(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
+    session._keep_token_private()
+    assert list(tmp_path.iterdir()) == []

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cluster.storage import FolderStorage, Storage, StorageError, open_storage
+from cluster.storage import FolderStorage, Storage, StorageError, checked_storage, open_storage
 
 FOLDERS = ["c", "c-d", "c d/ü", "c/10"]
 NAMES = ["1", "2+%41", "x=&é.json", ".hidden"]
@@ -204,3 +204,32 @@ def test_relative_folders_are_fixed_when_opened(tmp_path, monkeypatch):
     storage = open_storage("runs")
     assert Path(storage.uri) == tmp_path / "runs"
     assert open_storage(f"file://{tmp_path}/runs").uri == storage.uri
+
+
+def test_a_first_look_leaves_nothing_that_is_listed(storage):
+    storage.check(write=None)
+    storage.check(write="")
+    storage.check(write="a/b")
+    assert list(storage.keys("")) == []
+    storage.write("a/b/c", b"1")
+    storage.check(write="a/b")
+    assert list(storage.keys("")) == ["a/b/c"]
+
+
+def test_a_first_look_makes_no_folder_and_names_what_is_in_the_way(tmp_path):
+    assert checked_storage(f"{tmp_path}/new/one", write="results").uri == f"{tmp_path}/new/one"
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("not a folder")
+    for uri in (f"{tmp_path}/file", f"{tmp_path}/file/below"):
+        with pytest.raises(StorageError, match=r"cannot be read: .*file is no folder that you may use so"):
+            checked_storage(uri, write=None)
+    (tmp_path / "results").write_text("not a folder either")
+    with pytest.raises(StorageError, match=r"cannot be written: .*results is no folder"):
+        checked_storage(str(tmp_path), write="results")
+
+
+def test_a_folder_that_may_only_be_read_is_told_from_one_that_may_be_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda place, mode: not mode & os.W_OK)  # root may do everything
+    checked_storage(str(tmp_path), write=None)
+    with pytest.raises(StorageError, match="cannot be written"):
+        checked_storage(str(tmp_path), write="")

@@ -5,12 +5,14 @@ import re
 import pytest
 
 from pipeline.demo import cost_lines, now_lines
-from pipeline.reports.report import Cost
+from pipeline.reports.costs import CacheCost, Cost
 from tests.processes import finish
 
 
 def test_costs_are_told_with_what_the_cache_saved():
-    cost = Cost(3, 12.5, 2, 400, 8.0, 1_500_000, 10_000)
+    made = {"id": "", "content": "", "encoding": "fp16", "passes": 200, "seconds": 4.0, "bytes": 750_000}
+    caches = tuple(CacheCost(source="wise", name=name, **made) for name in ("logits", "embedding"))
+    cost = Cost(trials=3, training_seconds=12.5, label_rows=10_000, made=caches)
     assert cost_lines(cost) == (
         "3 trials trained for 12.5 s in all; 2 caches (1.50 MB) took 400 source passes in 8.0 s.\n"
         "The trials read 10000 labels: the cache saved 9600 source passes."

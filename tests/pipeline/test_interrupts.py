@@ -2,6 +2,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 SWALLOWING = """
 import os, signal, time
 from pipeline.interrupts import insistent_interrupts
@@ -33,16 +35,18 @@ from pipeline.interrupts import insistent_interrupts
 signal.signal(signal.SIGINT, signal.default_int_handler)
 try:
     with insistent_interrupts(again=0.1):
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGNAL)
         time.sleep(5)
 except KeyboardInterrupt:
     time.sleep(0.3)
-    print("ended", signal.getsignal(signal.SIGALRM) is signal.SIG_DFL)
+    print("ended", signal.getsignal(signal.SIGALRM) is signal.getsignal(signal.SIGTERM) is signal.SIG_DFL)
 """
 
 
-def test_one_interrupt_ends_the_block_and_comes_no_more():
-    ended = subprocess.run([sys.executable, "-c", ENDING], capture_output=True, text=True, timeout=60, check=False)
+@pytest.mark.parametrize("signal", ["SIGINT", "SIGTERM"])
+def test_one_interrupt_ends_the_block_and_comes_no_more(signal):
+    program = ENDING.replace("SIGNAL", signal)
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
     assert ended.stdout.split() == ["ended", "True"], ended.stderr
 
 
@@ -53,9 +57,13 @@ signal.signal(signal.SIGINT, signal.SIG_IGN)
 with insistent_interrupts(again=0.1):
     os.kill(os.getpid(), signal.SIGINT)
     print("goes on")
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    except KeyboardInterrupt:
+        print("ends")
 """
 
 
-def test_what_was_started_to_ignore_interrupts_ignores_them():
+def test_what_was_started_to_ignore_interrupts_ignores_them_but_not_its_end():
     ended = subprocess.run([sys.executable, "-c", IGNORING], capture_output=True, text=True, timeout=60, check=False)
-    assert ended.stdout == "goes on\n", ended.stderr
+    assert ended.stdout == "goes on\nends\n", ended.stderr

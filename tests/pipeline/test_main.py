@@ -1,5 +1,7 @@
 """The command line as a person meets it: manuals, mistakes, a new method."""
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -29,7 +31,8 @@ def test_the_command_line_is_frozen():
     }
     usual = ["--help", "--set", "-h", "experiment"]
     train = sorted([*usual, "--export", "--in-process", "--trial"])
-    assert flags == dict.fromkeys(("pack", "cache", "report"), usual) | {
+    assert flags == dict.fromkeys(("pack", "cache"), usual) | {
+        "report": sorted([*usual, "--json"]),
         "sweep": sorted([*usual, "--dry-run"]),
         "train": train,
         "demo": ["--help", "--set", "-h"],
@@ -37,6 +40,12 @@ def test_the_command_line_is_frozen():
         "caches": ["--help", "-h", "storage"],
         "cache-diff": ["--help", "-h", "one", "other", "storage"],
         "verify": sorted([*usual, "--rerun"]),
+        "init": ["--help", "--to", "-h", "folder"],
+        "watch": sorted([*usual, "--once", "--page"]),
+        "plan": sorted([*usual, "--cluster", "--json", "--measure"]),
+        "inspect": sorted([*usual, "--samples", "--to"]),
+        "export": sorted([*usual, "--trial", "--to"]),
+        "predict": ["--help", "--to", "-h", "images", "network"],
         "gc": sorted(["--dry-run", "--help", "--set", "--yes", "-h", "experiments", "storage"]),
     }
 
@@ -144,3 +153,30 @@ def test_a_new_method_is_a_class_and_a_line(experiment_file, monkeypatch, capsys
     said = capsys.readouterr().out
     assert "toy, seed 1: test accuracy" in said
     assert "| toy " in said
+
+
+def test_a_report_for_machines_is_json_and_nothing_else(experiment_file, capsys):
+    assert main(["report", str(experiment_file), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [row["label"] for row in found["rows"]] == ["scratch", "sskt wise, learn_from all"]
+    assert found["cost"]["passes_saved"] == 0
+    written = {path.suffix for path in (experiment_file.parent / "store" / "reports").iterdir()}
+    assert written == {".html", ".md", ".csv", ".parquet", ".json"}
+
+
+def test_a_shell_completes_verbs_and_options(tmp_path):
+    """The printed script, in a real bash."""
+    command = tmp_path / "sskt"
+    command.write_text("from pipeline.__main__ import run\nrun()\n")
+    script = subprocess.run(
+        [sys.executable, str(command), "--print-completion", "bash"],
+        cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    (tmp_path / "completion").write_text(script)
+    for words, wanted in (("sskt swe", "sweep"), ("sskt sweep --dry", "--dry-run"), ("sskt ver", "verify")):
+        program = (
+            f"source completion; COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); "
+            "_shtab_sskt; echo ${COMPREPLY[@]}"
+        )
+        done = subprocess.run(["bash", "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
+        assert done.stdout.split() == [wanted], done.stderr

@@ -1,5 +1,5 @@
 import pipeline.progress
-from pipeline.progress import Progress
+from pipeline.progress import Progress, complain, say
 
 
 def test_a_line_says_how_far_how_fast_and_how_long():
@@ -28,3 +28,26 @@ def test_callers_that_count_themselves_are_followed():
 def test_before_anything_is_done_no_time_is_foretold():
     progress = Progress("train", total=8, unit="epochs")
     assert progress.line(61.4) == "train: 0 of 8 epochs, after 61 s"
+
+
+def test_a_log_of_json_has_what_people_are_told(log_lines, monkeypatch):
+    clock = iter([0.0, 61.0, 61.0])
+    say("pack    pictures: 180 images")
+    complain("\nerror: no such file")
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline.progress.time, "monotonic", lambda: next(clock))
+        with Progress("sweep", total=10, unit="trials") as progress:
+            progress.advance(4)
+    notice, error, step = log_lines()
+    assert (notice["level"], notice["event"], notice["message"]) == ("info", "notice", "pack    pictures: 180 images")
+    assert (error["level"], error["event"], error["message"]) == ("error", "error", "error: no such file")
+    assert [step[name] for name in ("event", "what", "done", "total", "unit", "seconds")] == [
+        "progress", "sweep", 4, 10, "trials", 61.0,
+    ]  # fmt: skip
+
+
+def test_people_are_told_where_no_json_is_asked_for(capsys, monkeypatch):
+    monkeypatch.delenv("SSKT_LOG", raising=False)
+    say("pack    pictures")
+    complain("error: no such file")
+    assert capsys.readouterr() == ("pack    pictures\n", "error: no such file\n")

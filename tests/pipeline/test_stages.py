@@ -2,9 +2,11 @@ import shutil
 
 import pytest
 
+from cluster import s3_client
 from pipeline.planning.experiment import load_experiment
 from pipeline.stages import Stages, found_plan
 from sskt.errors import DamagedError, InputError
+from tests.object_store import proxy_of, times, use
 
 
 def test_every_stage_says_in_a_line_what_it_did_and_what_it_found(experiment_file):
@@ -87,3 +89,40 @@ def test_a_dataset_that_changed_since_it_was_packed_is_not_found(experiment_file
     (root / "dark" / "0.png").unlink()
     with pytest.raises(InputError, match="as it is now, is not packed"):
         found_plan(experiment, stages.storage)
+
+
+@pytest.mark.timeout(60)
+def test_a_stage_whose_storage_had_to_be_asked_again_says_so(experiment_file, object_store, bucket_uri, monkeypatch):
+    monkeypatch.setattr(s3_client.random, "random", lambda: 0.0)  # no pauses
+    said: list[str] = []
+    with proxy_of(object_store.port) as proxy:
+        use(proxy.endpoint, monkeypatch)
+        stages = Stages(load_experiment(str(experiment_file), changes=[f"storage={bucket_uri}"]), said.append)
+        before = len(proxy.requests)
+        proxy.rule = times(3, "503", method="PUT", part="datasets/")
+        plan = stages.pack()
+        packing = len(proxy.requests) - before
+        stages.train(plan.trials[0], plan, in_process=True)
+    assert [line for line in said if "storage" in line] == [f"pack    storage: {packing} requests, 3 retried"]
+    assert said[1].startswith("pack    storage")
+
+
+def test_stages_are_logged_from_their_beginning_to_their_end(experiment_file, monkeypatch, log_lines):
+    stages = Stages(load_experiment(str(experiment_file)), lambda line: None)
+    stages.pack()
+    monkeypatch.setattr("pipeline.stages.load_sources", lambda experiment: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        stages.pack()
+    monkeypatch.setattr("pipeline.stages.load_sources", _refuses)
+    with pytest.raises(InputError):
+        stages.pack()
+    told = log_lines()
+    assert {(line["experiment"], line["stage"]) for line in told} == {("small", "pack")}
+    begins = [line["event"] for line in told]
+    assert begins == ["stage_begin", "stage_end", "stage_begin", "stage_begin", "stage_end"]
+    assert (told[1]["requests"], told[1]["retried"], told[1]["level"]) == (0, 0, "info")
+    assert (told[4]["reason"], told[4]["level"]) == ("no such source", "error")
+
+
+def _refuses(experiment):
+    raise InputError("no such source")

@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 
-from pipeline.statistics import compare, half_interval, summarise
+from pipeline.statistics import compare, correct, half_interval, holm, paired_p, summarise
 
 
 def test_summary():
@@ -52,3 +54,51 @@ def test_the_interval_covers_the_truth_as_often_as_it_says():
         change = compare(scores, dict.fromkeys(range(4), 0.0))
         hits += change.low <= 1.0 <= change.high
     assert 0.935 < hits / 2000 < 0.965
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 40])
+def test_p_is_what_scipy_finds_and_agrees_with_the_interval(count):
+    generator = np.random.default_rng(count)
+    for shift in (0.0, 1.0, 3.0):
+        one, other = generator.normal(shift, 1, count), generator.normal(0, 1, count)
+        change = compare(dict(enumerate(one)), dict(enumerate(other)))
+        assert change.p == pytest.approx(stats.ttest_rel(one, other).pvalue, rel=1e-6)
+        assert (change.p < 0.05) == (change.verdict in ("helps", "hurts"))
+
+
+def test_differences_that_are_all_alike_leave_no_doubt():
+    assert (paired_p([2.0, 2.0]), paired_p([0.0, 0.0, 0.0])) == (0.0, 1.0)
+
+
+def test_holm_is_the_textbook_one():
+    # Ordered 0.01, 0.03, 0.04 times 3, 2, 1, never falling.
+    assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_holm_rejects_as_the_step_down_rule_does(ps):
+    """By the rule itself: from the smallest on, each against 0.05 / (how many are left), until one does not pass."""
+    rejected, left = set(), sorted(range(len(ps)), key=lambda place: ps[place])
+    while left and ps[left[0]] * len(left) < 0.05:
+        rejected.add(left.pop(0))
+    assert {place for place, p in enumerate(holm(ps)) if p < 0.05} == rejected
+
+
+def test_only_what_was_tested_counts_for_the_correction():
+    sure = compare({0: 3.0, 1: 3.1, 2: 2.9}, dict.fromkeys(range(3), 0.0))
+    single = compare({0: 1.0}, {0: 0.0})
+    found = correct([None, sure, single])
+    assert (found[0], found[1].corrected, found[2].corrected) == (None, sure.p, None)
+    assert correct([sure, sure])[0].corrected == pytest.approx(2 * sure.p)
+
+
+def test_a_correct_table_without_effects_seldom_claims_one():
+    """The family's error: of tables of 5 rows without any effect at most 5 % (and some) call something sure."""
+    generator, wrong = np.random.default_rng(0), 0
+    for _ in range(1000):
+        baseline = dict(enumerate(generator.normal(0, 1, 5)))
+        rows = [compare(dict(enumerate(generator.normal(0, 1, 5))), baseline) for _ in range(5)]
+        wrong += any(change.corrected < 0.05 for change in correct(rows))
+    assert wrong / 1000 < 0.065

@@ -1,13 +1,20 @@
 import copy
+import itertools
 import pickle
+import time
 
 import pytest
 import torch
+from torch import nn
 
-from sskt.errors import DivergedError
+from sskt.errors import DivergedError, LeavingError
+from sskt.feeds import Share
 from sskt.loop import Context, evaluate, fit
+from sskt.methods import METHODS
 from sskt.metrics import accuracy
-from tests.sskt.learning import feed, method, source, training
+from sskt.settings import TargetSettings
+from tests.sskt.learning import TARGET, feed, method, served, source, training
+from tests.sskt.methods.test_base import needed
 
 CPU = torch.device("cpu")
 
@@ -136,6 +143,17 @@ def test_every_step_and_every_batch_of_an_evaluation_is_a_sign_of_life():
     assert beats.count("test") == 3
 
 
+def test_of_every_step_is_told_how_many_images_and_how_long_it_waited_and_took():
+    told, settings = [], training(epochs=3)
+    model, served = method("scratch", settings=settings), feed(settings)
+    serve, learn = served.batch, model.step
+    served.batch = lambda step: time.sleep(0.02) or serve(step)
+    model.step = lambda batch: time.sleep(0.03) or learn(batch)
+    fit(model, served, epochs=3, seed=0, context=Context(device=CPU, learned=lambda *step: told.append(step)))
+    assert [samples for samples, _, _ in told] == [len(serve(0).ids)] * 3 * served.steps_per_epoch
+    assert all(waited >= 0.02 and seconds >= waited + 0.03 for _, waited, seconds in told)
+
+
 def test_an_evaluation_is_of_the_split_and_in_evaluation_mode():
     model, served = method("scratch"), feed(training())
     modes = []
@@ -157,5 +175,103 @@ def test_a_saved_state_may_hold_what_others_put_there():
 
 def test_losses_are_averaged_over_processes():
     memory = Memory()
-    run(1, memory, average=lambda means: means * 0 + 4.0 * 7)
+    run(1, memory, gather=lambda own: torch.stack([own * 0 + 4.0 * 5, own * 0 + 4.0 * 9]))
     assert memory.reports[0]["loss"] == 7.0
+
+
+def forgetful(*, classes: int) -> nn.Module:
+    """A target that draws random numbers in every step."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.Dropout(0.5), nn.Linear(16, classes))
+
+
+FORGETFUL = TargetSettings(architecture="tests.sskt.test_loop:forgetful")
+
+
+def life(name: str, memory: Memory, *, steps: int | None = None, target: TargetSettings = TARGET):
+    """What a process does that trains so many steps, or None that go on to the end: the method and its progress."""
+    sources, settings = needed(name), training(epochs=2)
+    options = {"learn_from": "all"} if "learn_from" in METHODS[name].Options.__dataclass_fields__ else {}
+    model = method(name, *sources, settings=settings, target=target, **options)
+    batches, asked = served(model, *sources, settings=settings), itertools.count()
+    context = memory.context(leaving=lambda: next(asked) == steps)
+    return model, fit(model, batches, epochs=2, seed=0, context=context)
+
+
+def same(one: object, other: object) -> bool:
+    """Whether two states are equal to the bit."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(value, other[key]) for key, value in one.items())
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(same, one, other))
+    return one == other
+
+
+def check_same(memory: Memory, ended: tuple, whole: tuple, whole_memory: Memory) -> None:
+    (model, progress), (expected, expected_progress) = ended, whole
+    assert progress.history == expected_progress.history
+    assert progress.label_rows == expected_progress.label_rows
+    assert memory.reports == whole_memory.reports
+    assert same(model.state_dict(), expected.state_dict())
+    assert same(memory.states[-1] | {"seconds": 0, "waited": 0}, whole_memory.states[-1] | {"seconds": 0, "waited": 0})
+
+
+STEPS = 4  # an epoch of the settings above
+
+
+@pytest.mark.parametrize(("name", "target"), [("scratch", FORGETFUL), ("sskt", TARGET), ("maxl", TARGET)])
+def test_a_training_that_leaves_at_any_step_ends_as_if_it_had_not(name, target):
+    whole_memory = Memory()
+    whole = life(name, whole_memory, target=target)
+    for steps in range(2 * STEPS):
+        memory = Memory()
+        with pytest.raises(LeavingError, match=f"^after {steps // STEPS} epochs and {steps % STEPS} of {STEPS} steps$"):
+            life(name, memory, steps=steps, target=target)
+        assert [(state["epoch"], state["step"]) for state in memory.states[-1:]] == (
+            [(steps // STEPS, steps % STEPS)] if steps else []
+        )
+        check_same(memory, life(name, memory, target=target), whole, whole_memory)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_training_may_leave_again_and_again(name):
+    whole_memory, memory = Memory(), Memory()
+    whole = life(name, whole_memory)
+    for _ in range(2):
+        with pytest.raises(LeavingError):
+            life(name, memory, steps=3)
+    check_same(memory, life(name, memory, steps=3), whole, whole_memory)
+
+
+def test_what_has_trained_nothing_leaves_nothing_behind():
+    memory = Memory()
+    for _ in range(2):
+        with pytest.raises(LeavingError, match="after 0 epochs and 0 of"):
+            life("scratch", memory, steps=0)
+    assert memory.states == []
+
+
+def left(memory: Memory, share: Share | None = None, **changes) -> list[float]:
+    """Train until it has to leave; the sums of the loss that it leaves behind, by process."""
+    settings = training(epochs=2)
+    batches = feed(settings, share=share)
+    with pytest.raises(LeavingError):
+        fit(method("scratch", settings=settings), batches, epochs=2, seed=0, context=memory.context(**changes))
+    return memory.states[-1]["sums"]["loss"].tolist()
+
+
+def test_each_process_goes_on_with_its_own_sums():
+    memory, asked = Memory(), itertools.count()
+    one, two = left(memory, leaving=lambda: next(asked) == 1, gather=lambda own: torch.stack([own, own * 3]))
+    assert two == pytest.approx(one * 3)
+    # A number of processes that is not that of before: each has the mean.
+    for share, expected in ((Share(rank=0, world=2), one), (Share(rank=1, world=2), two), (Share(), (one + two) / 2)):
+        assert left(copy.deepcopy(memory), share, leaving=lambda: True) == pytest.approx([expected], abs=1e-6)
+
+
+def test_a_state_of_a_version_that_knew_whole_epochs_only_goes_on():
+    whole, older = Memory(), Memory()
+    run(3, whole)
+    older.states = [{name: part for name, part in whole.states[0].items() if name not in ("step", "sums")}]
+    assert run(3, older)[1].history == run(3, whole)[1].history

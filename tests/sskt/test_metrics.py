@@ -4,7 +4,16 @@ import torch
 from sklearn.metrics import average_precision_score, precision_recall_curve
 
 from sskt.errors import DivergedError, InputError
-from sskt.metrics import accuracy, mean_average_precision, sample_average_precision, scores
+from sskt.metrics import (
+    MOST_CONFUSED,
+    accuracy,
+    by_class,
+    mean_average_precision,
+    sample_average_precision,
+    scores,
+)
+
+SINGLE = {"classes": 3, "multi_label": False}
 
 
 def test_accuracy_counts_over_batches():
@@ -148,3 +157,32 @@ def test_all_figures_come_from_one_pass():
 def test_where_nothing_holds_there_is_nothing_to_measure():
     with pytest.raises(InputError, match=r"^no class holds in any of the held-out images, so there is no average"):
         mean_average_precision(identity, batches_of(np.zeros((2, 3)), np.array([[0, 0, -1], [-1, -1, -1]])))
+
+
+def test_a_confusion_is_counted_as_one_does_by_hand():
+    logits = torch.tensor([[9.0, 0, 0], [0, 9, 0], [0, 9, 0], [0, 0, 9]])
+    found = by_class(identity, [(logits[:3], torch.tensor([0, 1, 0])), (logits[3:], torch.tensor([0]))], **SINGLE)
+    assert found == {"confusion": [[1, 1, 1], [0, 1, 0], [0, 0, 0]]}
+
+
+@pytest.mark.parametrize("classes", [MOST_CONFUSED, MOST_CONFUSED + 1])
+def test_of_many_classes_the_hits_are_kept_which_agree_with_the_accuracy(classes):
+    generator = np.random.default_rng(0)
+    logits, labels = generator.normal(size=(300, classes)), generator.integers(0, classes, 300)
+    logits[np.arange(300), labels] += 3
+    batches = batches_of(logits, labels)
+    found = by_class(identity, batches, classes=classes, multi_label=False)
+    if classes <= MOST_CONFUSED:
+        counts = np.array(found["confusion"])
+        found = {"images": counts.sum(axis=1).tolist(), "hits": np.diag(counts).tolist()}
+    assert found["images"] == np.bincount(labels, minlength=classes).tolist()
+    assert 100 * sum(found["hits"]) / 300 == accuracy(identity, batches)
+
+
+def test_average_precisions_of_the_classes_have_the_mean_that_is_reported():
+    logits, labels = made(3)
+    labels[:, 2] = 0
+    (found,) = by_class(identity, batches_of(logits, labels), classes=6, multi_label=True).values()
+    assert [place for place, precision in enumerate(found) if precision is None] == [2]
+    mean = mean_average_precision(identity, batches_of(logits, labels))
+    assert np.mean([one for one in found if one is not None]) == pytest.approx(mean)

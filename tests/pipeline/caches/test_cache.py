@@ -13,14 +13,16 @@ import torch
 
 from cluster.session import usable_cpus
 from pipeline import progress
+from pipeline.caches import cache as stage
 from pipeline.caches import claims
 from pipeline.caches.cache import ensure_caches
 from pipeline.caches.claims import LEASE, claim_key, claimed
 from pipeline.caches.labels import manifest_key, record_key, shard_key
 from pipeline.caches.segments import open_cache, read_cache
-from pipeline.caches.shards import make_shard
+from pipeline.caches.shards import ShardWriter, make_shard
 from pipeline.canonical import seal, unseal
 from pipeline.packing.packed import read_packed
+from pipeline.planning import specs
 from pipeline.planning.experiment import load_experiment
 from pipeline.stages import Stages
 from sskt.errors import SsktError
@@ -199,6 +201,25 @@ def test_workers_that_always_die_end_the_stage_with_its_reason(experiment_file, 
     plan, storage = fragile_plan(experiment_file, tmp_path, "dying", lives=20)
     with pytest.raises(SsktError, match=r"cache: workers died 3 times, shards \[0, 1\] are missing"):
         ensure_caches(plan, storage, wanted=logits_of(plan))
+
+
+def test_machines_may_be_lost_as_often_as_others_get_on(prepared, monkeypatch):
+    plan, storage = prepared
+    monkeypatch.setattr(specs, "SMALLEST_SHARD", 16)
+    rounds = []
+
+    def make_one(job, work, free, **_):
+        """Its worker is lost with its machine before it can tell."""
+        (*_, shard), prefixes = next(iter(free.items()))
+        ShardWriter(job)({"shard": shard, "prefixes": prefixes})
+        rounds.append(shard)
+        return "its machine was lost"
+
+    monkeypatch.setattr(stage, "_make_free", make_one)
+    outcome = ensure_caches(plan, storage, wanted=logits_of(plan))["wise"]
+    ((segment, _),) = outcome.caches["logits"].parts
+    assert rounds == list(range(segment.shards))
+    assert len(rounds) > 2 * stage.TRIES
 
 
 def test_a_source_that_fails_ends_the_stage_with_its_reason(experiment_file, tmp_path):

@@ -3,6 +3,7 @@ import time
 
 import pytest
 
+from cluster import metrics
 from cluster.storage import FolderStorage
 from pipeline.caches import claims
 from pipeline.caches.claims import LEASE, Claim, Watch, claimed
@@ -62,9 +63,12 @@ def test_every_beat_changes_what_others_see(storage):
     assert len({unseal(content)["builder"] for content in seen}) == 1
 
 
-def test_a_claim_that_was_taken_over_is_neither_renewed_nor_removed(storage):
+def test_a_claim_that_was_taken_over_is_neither_renewed_nor_removed(storage, monkeypatch):
+    monkeypatch.setattr(metrics, "_STATE", metrics._State())
     claim = Claim(storage=storage, key=KEY)
     claim.take()
+    assert claim.held()
+    assert metrics._STATE.ledger.total("sskt_claims_lost") == 0
     content = theirs(storage)
     assert not claim.held()
     claim.beat()
@@ -73,6 +77,7 @@ def test_a_claim_that_was_taken_over_is_neither_renewed_nor_removed(storage):
     storage.delete(KEY)
     claim.beat()
     assert storage.read(KEY) is None
+    assert metrics._STATE.ledger.total("sskt_claims_lost") == 1  # however often it is looked for
 
 
 def test_a_claim_dies_when_it_was_seen_unchanged_for_the_lease(storage):
@@ -91,6 +96,38 @@ def test_a_claim_dies_when_it_was_seen_unchanged_for_the_lease(storage):
     assert storage.read(KEY) is None, "and makes room for the next"
     assert Claim(storage=storage, key=KEY).take()
     assert watch.lives(KEY)
+
+
+def test_the_time_a_storage_was_away_kills_no_claim(storage, monkeypatch):
+    clock = Clock()
+    watch = Watch(storage, clock=clock)
+    theirs(storage)
+    assert watch.lives(KEY)
+
+    def late(key, read=storage.read):
+        clock.now += 2 * LEASE
+        return read(key)
+
+    monkeypatch.setattr(storage, "read", late)
+    assert watch.lives(KEY)  # its builder could not beat either
+    monkeypatch.undo()
+    clock.now += LEASE - 1
+    assert watch.lives(KEY)
+    clock.now += 1
+    assert not watch.lives(KEY)
+
+
+def test_a_claim_of_the_same_errand_is_that_of_a_try_that_died(storage):
+    first, again = (Claim(storage=storage, key=KEY, errand="one") for _ in range(2))
+    assert first.take()
+    assert Watch(storage, errand="another").lives(KEY)
+    assert Watch(storage).lives(KEY)
+    assert not Watch(storage, errand="one").lives(KEY)
+    assert again.take()
+    assert (first.held(), again.held()) == (False, True), "should the first wake up, it has nothing to say"
+    again.release()
+    theirs(storage)
+    assert Watch(storage, errand="").lives(KEY), "no errand is none that two could have in common"
 
 
 def test_each_observer_waits_by_itself(storage):

@@ -6,13 +6,15 @@ import hashlib
 import numpy as np
 import pytest
 
-from cluster.resources import ResourceError, Resources
+from cluster.metrics import Work
+from cluster.resources import ResourceError
 from cluster.storage import FolderStorage
 from pipeline.caches.graphs import ensure_graphs, load_graph, make_graph
 from pipeline.caches.labels import Made, commit_shard, finish_segment, manifest_key, shard_key
 from pipeline.caches.segments import read_cache, require_cache
 from pipeline.canonical import seal
 from pipeline.packing.packed import PoolBlock
+from pipeline.planning.settings import ResourceSettings
 from pipeline.planning.specs import CacheSpec, GraphSpec, Labels
 from sskt.errors import DamagedError, SsktError
 
@@ -74,7 +76,7 @@ def same(left, right):
 @pytest.mark.parametrize("count", [1, COUNT, ROWS - 1])
 def test_a_graph_is_that_of_the_first_views(storage, count):
     spec = dataclasses.replace(SPEC, neighbours=count)
-    make_graph(storage.uri, spec, threads=1)
+    make_graph(storage.uri, spec, resources=ResourceSettings(), work=Work())
     graph = load_graph(storage, spec)
     ids, cosines = slow_neighbours(first_views(storage, EMBEDDING), count)
     assert graph["ids"].shape == graph["similarity"].shape == (ROWS, count)
@@ -95,16 +97,16 @@ def test_a_graph_that_was_never_made_is_absent(storage):
 def test_no_graph_comes_from_a_cache_that_is_not_whole_or_not_sound(storage):
     storage.write(shard_key(SEGMENT, 1), b"damaged")
     with pytest.raises(DamagedError, match="shard 1: its checksum differs"):
-        make_graph(storage.uri, SPEC, threads=1)
+        make_graph(storage.uri, SPEC, resources=ResourceSettings(), work=Work())
     storage.delete(manifest_key(SEGMENT))
     with pytest.raises(DamagedError, match=rf"cache {EMBEDDING.id} of source .* is not whole; run `cache`"):
-        make_graph(storage.uri, SPEC, threads=1)
+        make_graph(storage.uri, SPEC, resources=ResourceSettings(), work=Work())
     assert load_graph(storage, SPEC) is None
 
 
 def copy_graph(storage, spec):
     """Put another graph, and its record, where this one lies."""
-    make_graph(storage.uri, spec, threads=1)
+    make_graph(storage.uri, spec, resources=ResourceSettings(), work=Work())
     storage.write(SPEC.key, storage.read(spec.key))
     storage.write(SPEC.record_key, storage.read(spec.record_key))
 
@@ -135,12 +137,12 @@ DAMAGES = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_graph_is_absent_and_can_be_made_again(storage, damage):
-    make_graph(storage.uri, SPEC, threads=1)
+    make_graph(storage.uri, SPEC, resources=ResourceSettings(), work=Work())
     right = load_graph(storage, SPEC)
     written = storage.read(SPEC.key)
     DAMAGES[damage](storage)
     assert load_graph(storage, SPEC) is None
-    make_graph(storage.uri, SPEC, threads=1)
+    make_graph(storage.uri, SPEC, resources=ResourceSettings(), work=Work())
     assert same(load_graph(storage, SPEC), right)
     assert storage.read(SPEC.key) == written
 
@@ -154,39 +156,36 @@ def test_a_record_that_fits_a_foreign_file_does_not_make_it_right(storage):
         assert load_graph(storage, SPEC) is None
 
 
-NEED = Resources(cpus=1)
-
-
 @pytest.mark.usefixtures("ray_session")
 def test_what_is_there_is_found_and_what_is_not_is_made(storage, tmp_path):
     wanted = {"wise": SPEC, "other": GraphSpec(embedding=OTHER, neighbours=COUNT)}
-    assert ensure_graphs(storage, {}, need=NEED, threads=1) == []
-    assert ensure_graphs(storage, wanted, need=NEED, threads=1) == ["wise", "other"]
+    assert ensure_graphs(storage, {}, resources=ResourceSettings()) == []
+    assert ensure_graphs(storage, wanted, resources=ResourceSettings()) == ["wise", "other"]
     graphs = {name: load_graph(storage, spec) for name, spec in wanted.items()}
     written = {file: file.stat().st_mtime_ns for file in tmp_path.glob("graphs/*")}
     assert len(written) == 4
-    assert ensure_graphs(storage, wanted, need=NEED, threads=1) == []
+    assert ensure_graphs(storage, wanted, resources=ResourceSettings()) == []
     assert {file: file.stat().st_mtime_ns for file in tmp_path.glob("graphs/*")} == written
     flip_byte(storage, 700)
-    assert ensure_graphs(storage, wanted, need=NEED, threads=1) == ["wise"]
+    assert ensure_graphs(storage, wanted, resources=ResourceSettings()) == ["wise"]
     assert all(same(load_graph(storage, spec), graphs[name]) for name, spec in wanted.items())
 
 
 def test_nothing_missing_starts_no_session(storage, monkeypatch):
-    make_graph(storage.uri, SPEC, threads=1)
+    make_graph(storage.uri, SPEC, resources=ResourceSettings(), work=Work())
     monkeypatch.setattr("pipeline.caches.graphs.start_session", lambda: pytest.fail("a session was started"))
-    assert ensure_graphs(storage, {"wise": SPEC}, need=NEED, threads=1) == []
+    assert ensure_graphs(storage, {"wise": SPEC}, resources=ResourceSettings()) == []
 
 
 @pytest.mark.usefixtures("ray_session")
 def test_a_failure_is_one_line_that_names_the_graph(storage):
     storage.delete(manifest_key(SEGMENT))
     with pytest.raises(SsktError, match=r"graph of wise: .*is not whole; run `cache`") as raised:
-        ensure_graphs(storage, {"wise": SPEC}, need=NEED, threads=1)
+        ensure_graphs(storage, {"wise": SPEC}, resources=ResourceSettings())
     assert "\n" not in str(raised.value)
 
 
 @pytest.mark.usefixtures("ray_session")
 def test_more_than_the_cluster_has_is_refused_instead_of_waited_for(storage):
     with pytest.raises(ResourceError, match="needs 999 CPUs"):
-        ensure_graphs(storage, {"wise": SPEC}, need=Resources(cpus=999), threads=1)
+        ensure_graphs(storage, {"wise": SPEC}, resources=ResourceSettings(cpus_per_source_worker=999))

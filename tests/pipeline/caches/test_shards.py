@@ -4,6 +4,7 @@ import json
 import pytest
 import torch
 
+from cluster import metrics
 from cluster.storage import open_storage
 from pipeline.caches import shards
 from pipeline.caches.claims import Claim, claim_key
@@ -221,7 +222,8 @@ def test_rows_are_samples_and_views_lie_side_by_side(prepared):
         assert torch.allclose(logits[sample, view], expected, atol=1e-5)
 
 
-def test_a_failure_names_its_shard(prepared):
+def test_a_failure_names_its_shard(prepared, monkeypatch, log_lines):
+    monkeypatch.setattr(metrics, "_STATE", metrics._State())
     _, job = prepared
     logits = segment_of(job, "logits")
     odd = dataclasses.replace(logits, labels=dataclasses.replace(logits.labels, output="dreams"))
@@ -229,6 +231,11 @@ def test_a_failure_names_its_shard(prepared):
         ShardWriter(dataclasses.replace(job, parts={"odd": Part(source="wise", segment=odd)}))(
             {"shard": 1, "prefixes": ["odd"]}
         )
+    (line,) = log_lines()
+    assert (line["event"], line["source"], line["shard"]) == ("shard_failed", "wise", 1)
+    assert line["reason"].startswith("output 'dreams' is unknown")
+    assert metrics._STATE.ledger.total("sskt_shards") == 1
+    assert metrics._STATE.ledger.total("sskt_source_views") == 0
 
 
 def test_outputs_that_are_no_numbers_are_refused(prepared):

@@ -42,6 +42,18 @@ def test_comments_labels_and_the_place_of_things_change_no_key(experiment_file, 
     assert keys(plan_of(elsewhere)) == before
 
 
+def test_where_things_run_and_what_nodes_keep_changes_neither_keys_nor_caches(experiment_file):
+    before = plan_of(experiment_file)
+    resources = (
+        "memory_gb_per_trial: 0.1, memory_gb_per_source_worker: 0.1, node_cache_gb: 0, "
+        "trial_node_labels: {ray.io/accelerator-type: H100}, source_node_labels: {zone: a}"
+    )
+    experiment = load_experiment(str(experiment_file), changes=[f"resources={{{resources}}}"])
+    after = make_plan(experiment, before.packed, sources=before.sources, encodings={})
+    assert keys(after) == keys(before)
+    assert after.caches == before.caches
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -1,21 +1,34 @@
 import csv
+import io
 import json
 from dataclasses import replace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from cluster.storage import FolderStorage
-from pipeline.reports.report import Cost, Ending, Report, Row
-from pipeline.reports.tables import BEST_ROWS, MOST_ROWS, table, to_csv, to_markdown, to_terminal, write_report
+from pipeline.reports.costs import Cost
+from pipeline.reports.report import Ending, Report, Row
+from pipeline.reports.tables import (
+    BEST_ROWS,
+    MOST_ROWS,
+    table,
+    to_csv,
+    to_json,
+    to_markdown,
+    to_parquet,
+    to_terminal,
+    write_tables,
+)
 from pipeline.statistics import Change, summarise
 
-NO_COST = Cost(0, 0.0, 0, 0, 0.0, 0, 0)
+NO_COST = Cost()
 LAST = {"epoch": 2, "loss": 0.5, "validation_accuracy": 71.234}
 
 
 def ended(state="done", seed=0, *, label="scratch", epoch=30, validation=None, **more):
-    more = {"point": {}} | more
+    more = {"point": {}, "run_key": f"{label} {seed}", "method": label.split()[0], "sources": ()} | more
     return Ending(label=label, seed=seed, state=state, epoch=epoch, epochs=30, validation=validation, **more)
 
 
@@ -23,7 +36,7 @@ CUT = ended("stopped", label="sskt", epoch=3, validation=61.2, reason="asha: bel
 
 
 def row(label="scratch", *, scores=(), validation=None, **more):
-    made = Row(label, 3, **more)
+    made = Row(label, label.split()[0], wanted=3, **more)
     made.scores = dict(enumerate(scores))
     made.validation_scores = dict(enumerate(scores if validation is None else validation))
     if scores:
@@ -119,14 +132,14 @@ def test_the_csv_has_a_line_for_each_trial_that_ended():
             trials=[
                 ended(label=name, test=80.5, validation=70.0, point=point),
                 ended("failed", 1, label=name, epoch=2, validation=71.5, reason='a "reason", 2', tries=2, point=point),
-                replace(CUT, point={"options.w": [1, 2], "sources": "wise"}),
+                replace(CUT, point={"options.w": [1, 2], "sources": ["wise", "fool"]}, sources=("wise", "fool")),
                 ended("failed", label="kd", epoch=0, reason="died"),
             ],
         )
     )
     assert text.splitlines()[0] == (
         "trial,seed,test_accuracy,failure,validation_accuracy,state,epoch,epochs,tries,reason,"
-        "training.lr,options.w,sources"
+        "best_validation_accuracy,best_epoch,seconds,method,sources,run_key,training.lr,options.w"
     )
     lines = list(csv.DictReader(text.splitlines()))
     columns = {name: [line[name] for line in lines] for name in lines[0]}
@@ -142,17 +155,34 @@ def test_the_csv_has_a_line_for_each_trial_that_ended():
     assert columns["tries"] == ["1", "2", "1", "1"]
     assert columns["training.lr"] == ["0.1", "0.1", "", ""]
     assert columns["options.w"] == ["", "", "[1,2]", ""]
-    assert columns["sources"] == ["", "", "wise", ""]
+    assert columns["sources"] == ["", "", "wise+fool", ""]
 
 
-def test_the_written_report_says_the_same_in_three_forms(tmp_path):
+def test_the_parquet_has_the_lines_of_the_csv_and_its_numbers_are_numbers():
+    done = ended(
+        test=80.5, validation=70.25, best_validation=71.0, best_epoch=2, seconds=1.5, point={"training.lr": 0.1}
+    )
+    said = report(row(), trials=[done, ended("failed", 1, reason="died")])
+    found = pq.read_table(io.BytesIO(to_parquet(said))).to_pylist()
+    assert (found[0]["test_accuracy"], found[0]["best_epoch"], found[1]["test_accuracy"]) == (80.5, 2, None)
+    spelled = [{name: "" if value is None else str(value) for name, value in line.items()} for line in found]
+    assert spelled == list(csv.DictReader(to_csv(said).splitlines()))
+
+
+def test_a_report_without_trials_is_written_too():
+    assert pq.read_table(io.BytesIO(to_parquet(report()))).num_rows == 0
+    assert json.loads(to_json(report()))["cost"]["speed_up"] is None
+
+
+def test_the_written_tables_say_the_same_in_four_forms(tmp_path):
     storage = FolderStorage(str(tmp_path))
     one = row(scores=(80.0, 82.0, 84.0), validation=(70.0, 71.0, 72.0))
     failed = ended("failed", 1, label="sskt", epoch=2, reason="died", tries=2, last=LAST)
     said = report(one, row("sskt", unfinished=[failed]), trials=[failed, CUT])
-    assert write_report(said, storage, name="small") == "reports/small.md"
+    write_tables(said, storage, name="small")
     assert storage.read("reports/small.md").decode() == to_markdown(said)
     assert storage.read("reports/small.csv").decode() == to_csv(said)
+    assert storage.read("reports/small.parquet") == to_parquet(said)
     whole = json.loads(storage.read("reports/small.json"))
     assert whole["rows"][0]["scores"] == {"0": 80.0, "1": 82.0, "2": 84.0}
     assert whole["rows"][0]["summary"]["mean"] == 82.0

@@ -2,6 +2,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from cluster import metrics
 from pipeline.progress import Progress
 from pipeline.sweeps.standings import Standings
 from pipeline.trials.attempts import Ended
@@ -43,6 +44,15 @@ def test_what_failed_or_was_stopped_is_counted_and_does_not_lead(standings):
     assert standings.line() == "1 failed, 1 stopped"
     enter(standings, "scratch", score=50.0)
     assert standings.line() == "1 failed, 1 stopped; best scratch 50.0"
+
+
+def test_operators_see_what_is_left_and_what_became_of_the_rest(monkeypatch):
+    monkeypatch.setattr(metrics, "_STATE", metrics._State())
+    standings = Standings(Progress("sweep", total=9, unit="trials"))
+    for state in ("busy", "starved", "failed", "stopped", "done", "done"):
+        enter(standings, "kd", state, 1.0)
+    shown = {dict(figure.labels)["state"]: value for figure, value in metrics._STATE.ledger.news().items()}
+    assert shown == {"left": 5, "done": 2, "failed": 1, "stopped": 1}
 
 
 def test_what_is_run_once_more_is_not_over(standings):

@@ -72,12 +72,14 @@ def test_killed_while_caching_and_while_sweeping_it_ends_the_same(experiment_fil
     assert objects(store, "checkpoints/*/*") == []
 
 
-def test_an_interrupted_sweep_says_how_to_go_on(undisturbed):
+@pytest.mark.parametrize(("number", "epochs"), [(signal.SIGINT, 500), (signal.SIGTERM, 501)])
+def test_an_interrupted_sweep_says_how_to_go_on(undisturbed, number, epochs):
     file, _ = undisturbed
-    process = start("sweep", str(file), "--set", "training.epochs=500")
-    while not objects(file.parent / "store", "checkpoints/*/*"):
+    before = objects(file.parent / "store", "checkpoints/*/*")
+    process = start("sweep", str(file), "--set", f"training.epochs={epochs}")
+    while objects(file.parent / "store", "checkpoints/*/*") == before:
         assert process.poll() is None, process.stdout.read()
-    os.kill(process.pid, signal.SIGINT)
+    os.kill(process.pid, number)
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 130, said
     assert "stopped; what was finished is kept, the same command goes on from there" in said

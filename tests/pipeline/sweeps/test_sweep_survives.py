@@ -84,7 +84,7 @@ def figures(result: dict) -> dict[str, object]:
 
 def writers(file: Path) -> set[int]:
     """The processes that have trained anything, in this run or before."""
-    return {int(line.split()[0]) for diary in file.parent.glob("diaries/*") for line in diary.open()}
+    return {int(line.partition("@")[0]) for diary in file.parent.glob("diaries/*") for line in diary.open()}
 
 
 def diaries(file: Path) -> dict[str, int]:
@@ -94,7 +94,7 @@ def diaries(file: Path) -> dict[str, int]:
     """
     changes: dict[str, int] = {}
     for diary in sorted(file.parent.glob("diaries/*")):
-        lines = [tuple(map(int, line.split())) for line in diary.read_text().splitlines()]
+        lines = [(who, int(step)) for who, step in map(str.split, diary.read_text().splitlines())]
         steps, changes[diary.name] = [step for _, step in lines], 0
         assert (steps[0], steps[-1], set(steps)) == (1, EPOCHS * STEPS, set(range(1, EPOCHS * STEPS + 1)))
         for (one, last), (other, first) in itertools.pairwise(lines):

@@ -14,7 +14,7 @@ from pipeline.trials import attempts
 from pipeline.trials.attempts import Ended, attempt, is_out_of_memory, trial_claim
 from pipeline.trials.results import read_failure, read_result
 from pipeline.trials.trials import Process, gather_materials
-from sskt.errors import DivergedError
+from sskt.errors import DivergedError, LeavingError
 
 CPU = Process(device=torch.device("cpu"), threads=1)
 
@@ -45,6 +45,16 @@ def test_what_is_done_is_found_and_counts_no_time(scratch):
     assert (ended.state, ended.epoch, ended.seconds) == ("done", 3, result["seconds"])
     assert ended.score == result["validation"]["accuracy"]
     assert attempt(planned, materials, CPU) == dataclasses.replace(ended, seconds=0)
+    assert claims(storage) == []
+
+
+def test_a_try_takes_over_from_one_of_the_same_errand_wherever_that_was(scratch):
+    planned, materials, storage = scratch
+    elsewhere = {"builder": "another", "errand": "this", "beat": 3, "place": "a machine that was lost", "pid": 1}
+    storage.write(trial_claim(planned.run_key), seal(elsewhere))
+    assert attempt(planned, materials, CPU).state == "busy"
+    assert attempt(planned, materials, dataclasses.replace(CPU, errand="other")).state == "busy"
+    assert attempt(planned, materials, dataclasses.replace(CPU, errand="this")).state == "done"
     assert claims(storage) == []
 
 
@@ -115,3 +125,29 @@ def test_an_error_that_nobody_expected_ends_the_process_and_gives_the_claim_up(s
         attempt(planned, materials, CPU)
     assert claims(storage) == []
     assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+
+
+def test_a_trial_that_leaves_gives_its_claim_up_and_goes_on_in_another_process(scratch):
+    planned, materials, storage = scratch
+    whole = dataclasses.replace(attempt(planned, materials, CPU), seconds=0)
+    history = read_result(storage, planned.run_key)["history"]
+    storage.delete(f"results/{planned.run_key}.json")
+    asked = iter([False] * 6 + [True])
+    left = attempt(planned, materials, dataclasses.replace(CPU, leaving=lambda: next(asked)))
+    assert left == Ended(planned=planned, state="leaving", reason="after 1 epochs and 2 of 4 steps")
+    assert claims(storage) == []
+    assert read_failure(storage, planned.run_key) is None
+    assert list(storage.keys("checkpoints")) == [
+        f"checkpoints/{planned.run_key}/epoch-000001",
+        f"checkpoints/{planned.run_key}/epoch-000001-step-000002",
+    ]
+    assert dataclasses.replace(attempt(planned, materials, CPU), seconds=0) == whole
+    assert read_result(storage, planned.run_key)["history"] == history
+    assert list(storage.keys("checkpoints")) == []
+
+
+def test_an_ending_that_was_asked_for_is_no_failure(scratch, monkeypatch):
+    planned, materials, storage = scratch
+    raising(monkeypatch, LeavingError("after 0 epochs and 0 of 4 steps"))
+    assert attempt(planned, materials, CPU).state == "leaving"
+    assert read_failure(storage, planned.run_key) is None

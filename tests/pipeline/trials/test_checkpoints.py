@@ -50,3 +50,16 @@ def test_trainings_do_not_see_each_other(tmp_path):
     storage = FolderStorage(str(tmp_path))
     Checkpoints(storage, "one").save(state(3))
     assert Checkpoints(storage, "two").load() is None
+
+
+def test_a_state_within_an_epoch_is_newer_than_that_of_the_epoch_before_and_older_than_the_next(tmp_path):
+    checkpoints = Checkpoints(storage := FolderStorage(str(tmp_path)), "key")
+    for epoch, step in ((9, 0), (9, 2), (9, 10), (10, 0), (10, 1)):
+        checkpoints.save(state(epoch) | {"step": step})
+        loaded = checkpoints.load()
+        assert (loaded["epoch"], loaded["step"]) == (epoch, step)
+        assert checkpoints.newest_epoch() == newest_epochs(storage)["key"] == epoch
+    assert [key.rpartition("/")[2] for key in storage.keys("checkpoints/key")] == [
+        "epoch-000010",
+        "epoch-000010-step-000001",
+    ]

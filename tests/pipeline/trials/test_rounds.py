@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 
@@ -60,7 +61,7 @@ def storage(tmp_path):
 
 def go(storage, script, keys, demand=FOUR):
     entered, said, supply = [], [], Learning([Trial(key) for key in keys])
-    Rounds(storage=storage, run=script, total=lambda: Resources(cpus=4), enter=entered.append, say=said.append).go(
+    Rounds(storage=storage, run=script, nodes=lambda: [Resources(cpus=4)], enter=entered.append, say=said.append).go(
         supply, demand
     )
     return {ended.planned.run_key: ended for ended in entered}, said, supply.heard
@@ -153,5 +154,25 @@ def test_a_living_claim_is_waited_for(storage, monkeypatch):
 )
 def test_more_room_is_half_as_many_and_more_of_the_device(gpus, at_once, total, expected):
     demand = Demand(need=Resources(cpus=1, gpus=gpus), at_once=at_once)
-    wider = roomier(demand, Resources(cpus=64, gpus=total))
+    wider = roomier(demand, [Resources(cpus=64, gpus=total)])
     assert (wider and (wider.need.gpus, wider.at_once)) == expected
+
+
+def test_what_leaves_its_node_is_told_of_and_has_not_ended(storage):
+    planned = SimpleNamespace(run_key="a", trial=SimpleNamespace(label="scratch", seed=1))
+
+    def run(supply, demand, tell):
+        supply.next()
+        for state in ("leaving", "leaving", "done"):
+            tell(Ended(planned=planned, state=state, reason="10.0.0.2, which goes"))
+
+    entered, said = [], []
+    nodes = [[Resources(cpus=1)], []]
+    Rounds(storage=storage, run=run, nodes=lambda: nodes.pop(0), enter=entered.append, say=said.append).go(
+        Fixed([planned]), FOUR
+    )
+    assert [ended.state for ended in entered] == ["done"]
+    assert said == [
+        "sweep   scratch, seed 1, leaves 10.0.0.2, which goes; it goes on elsewhere",
+        "sweep   scratch, seed 1, leaves 10.0.0.2, which goes; no other node can hold it: it waits for one",
+    ]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from cluster.metrics import Work
 from pipeline.caches.graphs import make_graph
 from pipeline.caches.labels import finish_segment
 from pipeline.caches.segments import segments_of
@@ -49,7 +50,7 @@ def prepared(file, *changes):
             shards = [make_shard(plan.sources, job, shard=s, prefixes=[prefix]) for s in range(part.segment.shards)]
             finish_segment(stages.storage, part.segment, [records[prefix] for records in shards])
     for graph in plan.graphs_for(plan.trials).values():
-        make_graph(stages.storage.uri, graph, threads=1)
+        make_graph(stages.storage.uri, graph, resources=stages.experiment.resources, work=Work())
     return plan, stages.storage
 
 
@@ -167,6 +168,9 @@ def test_a_result_says_what_was_trained_and_how(experiment_file):
     assert digest(result["spec"]) == planned.run_key
     assert result["label_rows"] == 3 * 4 * 32
     assert set(result["versions"]) == {"torch", "python", "device", "commit"}
+    confusion = np.array(result["by_class"]["confusion"])
+    assert (confusion.shape, confusion.sum()) == ((3, 3), plan.packed.test)
+    assert 100 * np.trace(confusion) / plan.packed.test == pytest.approx(result["test"]["accuracy"])
     assert result["test"]["accuracy"] > 40
     assert list(storage.keys("checkpoints")) == []
     exported = import_bytes(storage.read(network_key(planned.run_key)))

@@ -2,8 +2,11 @@ import os
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from sskt.datasets import DatasetSettings, read_folder
+from sskt.datasets import DatasetSettings, Record, read_folder
+from sskt.datasets.folder import load_image
+from sskt.datasets.pixels import Unreadable, decode
 from sskt.errors import InputError
 from tests.sskt.datasets.pictures import flat_folder, picture, save
 
@@ -121,3 +124,28 @@ def test_a_file_name_that_is_not_utf8_is_refused(tmp_path):
     except OSError:
         pytest.skip("this file system has UTF-8 names only")
     assert refused(tmp_path) == r"dataset.path: the file name 'cat/\udcff.png' is not UTF-8; rename it"
+
+
+def test_an_image_far_too_large_is_unreadable_before_anything_is_decoded(tmp_path):
+    side = 14_000  # 196 million pixels, of one bit each, in 24 kB
+    Image.new("1", (side, side)).save(tmp_path / "bomb.png")
+    assert (tmp_path / "bomb.png").stat().st_size < 100_000
+    found = decode(Record("bomb", 0, None, lambda: load_image(tmp_path / "bomb.png")), None, 8)
+    assert isinstance(found, Unreadable)
+    assert "decompression bomb" in found.reason
+
+
+def test_what_other_programs_would_have_to_draw_is_no_image_whatever_it_is_called(tmp_path):
+    drawing = "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(run) system\n%%EOF\n"
+    (tmp_path / "a.png").write_text(drawing)
+    with Image.open(tmp_path / "a.png") as opened:
+        assert opened.format == "EPS"  # which Pillow would hand to Ghostscript
+    found = decode(Record("a", 0, None, lambda: load_image(tmp_path / "a.png")), None, 8)
+    assert isinstance(found, Unreadable)
+    assert "cannot identify image file" in found.reason
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM", "AVIF"])
+def test_every_kind_that_is_listed_is_read(tmp_path, kind):
+    Image.new("RGB", (9, 7), "red").save(tmp_path / "a.png", kind)
+    assert load_image(tmp_path / "a.png").size == (9, 7)
