@@ -1,6 +1,5 @@
 """What loggers hear of trials: settings, words, Ray's own callback, and a packed sweep with TensorBoard's files."""
 
-import math
 import os
 import struct
 from collections import defaultdict
@@ -235,5 +234,5 @@ def test_a_packed_sweep_writes_tensorboards_files(experiment_file, tmp_path, cap
         for name, points in curves(folder).items():
             assert [step for step, _ in points] == [1, 2, 3]
             recorded = [metrics[name] for metrics in history]
-            assert all(map(math.isclose, [value for _, value in points], recorded, [1e-5] * 3)), name
+            assert [value for _, value in points] == pytest.approx(recorded, rel=1e-5), name
         assert "validation_accuracy" in curves(folder)
