@@ -6,8 +6,9 @@ import secrets
 import signal
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from cluster.logs import as_json
@@ -44,11 +45,21 @@ def start_session() -> None:
             # No dashboard: nothing here asks it. What a stopped Ray Train run held is given back in
             # pipeline/trials/tuning.py.
             here = {"address": "local", "num_cpus": usable_cpus(), "include_dashboard": False}
-            ray.init(**here, logging_level=logging.WARNING, log_to_driver=False)
+            _patiently(partial(ray.init, **here, logging_level=logging.WARNING, log_to_driver=False))
         else:
             # Lines of workers would stand among those of the driver, behind a prefix that is no JSON.
             ray.init(logging_level=logging.WARNING, log_to_driver=not as_json())
     export()
+
+
+def _patiently(start: Callable[[], object]) -> None:
+    """Start again where Ray gave up: it waits half a minute for its processes, which a busy machine may exceed once."""
+    try:
+        start()
+    except Exception as error:
+        if "timed out during startup" not in str(error):  # Ray has no class for it
+            raise
+        start()
 
 
 @contextmanager

@@ -45,6 +45,14 @@ def test_the_top_level_is_what_was_asked_for():
     assert len(FILES) > 40
 
 
+def test_a_command_loads_what_it_needs():
+    """Each takes seconds of every process's start: the verbs, networks and charts that want them import them."""
+    heavy = ["ray", "torchvision", "matplotlib", "torch._dynamo", "boto3", "pandas"]
+    program = f"import sys, pipeline.__main__, pipeline.trials.runners; print([n for n in {heavy} if n in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]"
+
+
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_a_file_keeps_to_its_room(path):
     tree = parse(path)

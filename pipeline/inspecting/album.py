@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.models import ResNet50_Weights
 
 from cluster.storage import Storage
 from pipeline.caches.labels import load_manifest, read_shard
@@ -120,6 +119,8 @@ def compare_encodings(logits: Tensor) -> list[Compared]:
 
 def label_names(classes: int) -> Sequence[str]:
     """What the classes of a source are called: those of ImageNet by name, for others there is only a number."""
+    from torchvision.models import ResNet50_Weights  # seconds of start-up, and only these names need it
+
     imagenet: list[str] = ResNet50_Weights.IMAGENET1K_V2.meta["categories"]
     return imagenet if classes == len(imagenet) else [f"class {number}" for number in range(classes)]
 

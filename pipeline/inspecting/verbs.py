@@ -6,7 +6,6 @@ from pathlib import Path
 
 from cluster.storage import checked_storage
 from pipeline.inspecting.album import make_album
-from pipeline.inspecting.picture import draw
 from pipeline.planning.experiment import load_experiment
 from pipeline.progress import say
 from pipeline.stages import found_plan
@@ -23,6 +22,8 @@ def inspect_verb(arguments: argparse.Namespace) -> int:
       python -m pipeline inspect experiments/demo.yaml --to demo.png
       python -m pipeline inspect mine.yaml --samples 12 --to mine.png
     """
+    from pipeline.inspecting.picture import draw  # matplotlib
+
     if arguments.samples < 1:
         raise InputError(f"--samples is {arguments.samples}; it has to be at least 1")
     experiment, file = load_experiment(arguments.experiment, changes=arguments.set), Path(arguments.to)

@@ -1,4 +1,7 @@
-"""Any classifier of torchvision by its name, with random weights or with torchvision's own."""
+"""Any classifier of torchvision by its name, with random weights or with torchvision's own.
+
+torchvision is imported by whoever asks for one: it pulls in most of torch's compiler, seconds for each process.
+"""
 
 import inspect
 import pickle
@@ -7,9 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import torchvision
 from torch import Tensor, nn
-from torchvision.models import get_model_builder, get_model_weights, list_models
 
 from sskt.errors import InputError, unknown_name
 from sskt.networks.architecture import Architecture, Options, Weights, check_options, option_types
@@ -42,11 +43,14 @@ _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
 
 def torchvision_names() -> list[str]:
     """All classifiers; squeezenets have no linear head and are left out."""
-    return [name for name in list_models(module=torchvision.models) if not name.startswith("squeezenet")]
+    from torchvision import models
+
+    return [name for name in models.list_models(module=models) if not name.startswith("squeezenet")]
 
 
 def torchvision_architecture(name: str) -> Architecture:
     """Describe one of `torchvision_names`."""
+    from torchvision.models import get_model_weights
 
     def build(*, classes: int, channels: int, options: Options) -> nn.Module:
         return _build(name, classes=classes, options=options)
@@ -60,6 +64,8 @@ def torchvision_architecture(name: str) -> Architecture:
 
 
 def _build(name: str, *, classes: int, options: Options) -> nn.Module:
+    from torchvision.models import get_model_builder
+
     builder = get_model_builder(name)
     fixed = FIXED_OPTIONS.get(name, {})
     check_options(options, _accepted(builder, without=("num_classes", *fixed)))
@@ -85,6 +91,8 @@ def _preprocessing(weights: Any) -> Preprocessing:
 
 def _named_weights(name: str, weights_name: str) -> Weights:
     """Load torchvision's weights from its local cache, or download them into it."""
+    from torchvision.models import get_model_weights
+
     known = get_model_weights(name).__members__
     if weights_name not in known:
         raise unknown_name(f"weights of {name}", weights_name, known)

@@ -25,6 +25,26 @@ def test_a_running_session_is_joined():
     assert ray.cluster_resources()["CPU"] == usable_cpus()
 
 
+def test_a_start_that_ran_out_of_its_time_is_tried_once_more():
+    tried = []
+
+    def slow_once():
+        tried.append(1)
+        if len(tried) == 1:
+            raise Exception("The current node timed out during startup. This could happen because ...")
+
+    session._patiently(slow_once)
+    assert len(tried) == 2
+
+    def broken():
+        tried.append(1)
+        raise RuntimeError("no such address")
+
+    with pytest.raises(RuntimeError, match="no such"):
+        session._patiently(broken)
+    assert len(tried) == 3
+
+
 def test_looking_at_the_module_starts_nothing():
     program = "import sys, cluster.session, cluster.resources; print('ray' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
