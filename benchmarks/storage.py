@@ -2,7 +2,8 @@
 
     python -m benchmarks.storage
 
-The bucket is on a server that is started for it on this machine, so nothing here is a network's share. First, for each
+The bucket is on a server that is started for it on this machine, so nothing here is a network's share. It has a
+processor of its own and so has what asks it, as if they were two machines, where there are two. First, for each
 storage: MB/s of whole objects of 8 MiB written and read one after the other, objects created per second where nobody
 else wants them, keys listed per second; and MB/s of objects of which the node has copies. Then a cache of shards of 8
 MiB, committed by two at once and read cold, in turns with the same bytes through pyarrow, as many at once, with the
@@ -44,6 +45,7 @@ OBJECT_BYTES, OBJECTS, SMALL_OBJECTS, REPEATS = 8 << 20, 16, 500, 3
 WORKERS = 2
 VIEWS, WIDTH = 8, 512
 EPOCHS = 20
+CORES = os.sched_getaffinity(0)
 KINDS = ("PUT", "GET", "LIST", "HEAD", "DELETE")
 RAW = {"AWS_REQUEST_CHECKSUM_CALCULATION": "when_required", "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required"}
 """For pyarrow: without its own checksums it is quicker."""
@@ -237,11 +239,13 @@ def requests_of_a_sweep(proxy: Proxy, file: str) -> None:
 
 def main() -> None:
     """Print the tables."""
+    os.sched_setaffinity(0, {min(CORES)})
     with (
         tempfile.TemporaryDirectory() as name,
         running(Path(name) / "server") as server,
         proxy_of(server.port) as proxy,
     ):
+        os.sched_setaffinity(0, {max(CORES)})
         os.environ |= environment(server.endpoint) | RAW
         print("| storage | MB/s written | MB/s read | created/s | listed/s |\n|---|---|---|---|---|")
         print(speeds("folder", open_storage(f"{name}/folder")))
@@ -249,6 +253,7 @@ def main() -> None:
         os.environ["SSKT_NODE_CACHE"] = f"{name}/node"
         print(speed_of_copies(nearby(open_storage(f"s3://{BUCKET}/copies"), 1)))
         shards_beside_pyarrow(server.endpoint)
+        os.sched_setaffinity(0, CORES)
         os.environ |= environment(proxy.endpoint)
         forget()
         requests_for_a_gigabyte(proxy)

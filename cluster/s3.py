@@ -3,7 +3,6 @@
 A storage knows its address and nothing else: every process finds endpoint and credentials for itself, and none travel.
 """
 
-import base64
 import hashlib
 import random
 import re
@@ -17,7 +16,8 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError, ReadTimeoutError
 
-from cluster.s3_client import CUT_SHORT, ENCRYPTION, client, code_of, encryption, is_busy, reason, status_of
+from cluster.s3_client import CUT_SHORT, client, code_of, is_busy, reason, status_of
+from cluster.s3_headers import ENCRYPTION, checksum, encryption, kind
 from cluster.s3_watch import spoilt
 from cluster.stored import Fetched, StorageError, Stored, is_object
 
@@ -151,13 +151,13 @@ class S3Storage:
         return Fetched(answer.get("ETag", ""), data)
 
     def _put(self, key: str, data: bytes, *, token: str, **conditions: str) -> None:
-        sha256, encrypted = hashlib.sha256(data), encryption()
+        encrypted = encryption()
         answer = client().put_object(
             **self._address(key),
             Body=data,
-            Metadata={"sha256": sha256.hexdigest(), "token": token},
-            ChecksumSHA256=base64.b64encode(sha256.digest()).decode(),
-            ContentMD5=_md5(data),  # for servers that know no other checksum
+            Metadata={"sha256": hashlib.sha256(data).hexdigest(), "token": token},
+            ChecksumCRC32=checksum(data),
+            **kind(key),
             **encrypted,
             **conditions,
         )
@@ -270,17 +270,13 @@ def _was_contested(error: ClientError) -> bool:
 
 def _send_part(upload: dict[str, str], data: bytes, start: int) -> dict[str, Any]:
     part, number = data[start : start + PART_BYTES], start // PART_BYTES + 1
-    answer = client().upload_part(**upload, PartNumber=number, Body=part, ContentMD5=_md5(part))
+    answer = client().upload_part(**upload, PartNumber=number, Body=part)
     return {"PartNumber": number, "ETag": answer["ETag"]}
 
 
 def _abort(upload: dict[str, str]) -> None:
     with suppress(BotoCoreError, ClientError):  # what stops the upload may stop this too
         client(hasty=True).abort_multipart_upload(**upload)
-
-
-def _md5(data: bytes) -> str:
-    return base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
 
 
 def _new_token() -> str:

@@ -5,7 +5,6 @@ Endpoint, region and credentials are found in the standard places of AWS: the en
 
 import os
 import random
-import re
 import time
 from datetime import datetime
 from functools import cache, partial
@@ -41,8 +40,6 @@ HASTY = Patience(seconds=1, connect_seconds=2, answer_seconds=2, longest_pause=0
 PASSING = (429, 500, 502, 503, 504)
 """The numbers of refusals that mean: not now."""
 CONNECTIONS = 16
-ENCRYPTION = "SSKT_S3_ENCRYPTION"
-"""The variable that says how objects are encrypted where the bucket's own rule is not enough."""
 
 CUT_SHORT = (failures.IncompleteReadError, failures.ResponseStreamingError, failures.ReadTimeoutError)
 """What reading an answer's body raises where it breaks off; only its head is asked for again by the client itself."""
@@ -122,17 +119,6 @@ def _passes(response: Any, error: Exception | None) -> bool:
         return isinstance(error, (*_UNREACHABLE, *CUT_SHORT))
     answer, said = response
     return answer.status_code in PASSING or said.get("Error", {}).get("Code") == "RequestTimeout"
-
-
-def encryption() -> dict[str, str]:
-    """What a request that makes an object asks of the server; nothing where the bucket's own rule decides."""
-    chosen = os.environ.get(ENCRYPTION, "")
-    found = re.fullmatch(r"(AES256)|(aws:kms)(?:=([\w:/+=,.@-]+))?", chosen, re.ASCII)
-    if chosen and found is None:
-        raise StorageError(f"{ENCRYPTION} is {chosen!r}; it has to be AES256, aws:kms, or aws:kms=KEY")
-    algorithm, key = (found[1] or found[2], found[3]) if found else (None, None)
-    asked = {"ServerSideEncryption": algorithm, "SSEKMSKeyId": key}
-    return {name: value for name, value in asked.items() if value}
 
 
 def credentials() -> tuple[str, float | None] | None:

@@ -15,6 +15,8 @@ from cluster.storage import StorageError
 from pipeline.care.upkeep import UPKEEP_VERBS, add_upkeep_arguments
 from pipeline.demo import cost_lines, run_demo
 from pipeline.forecasts.forecast import forecast
+from pipeline.forecasts.records import compare
+from pipeline.forecasts.shown import compared_lines
 from pipeline.forecasts.verbs import FORECAST_VERBS, add_forecast_arguments
 from pipeline.inspecting.verbs import INSPECTING_VERBS, add_inspecting_arguments
 from pipeline.interrupts import insistent_interrupts
@@ -271,7 +273,10 @@ def _print_report(plan: Plan, stages: Stages) -> None:
     report = report_experiment(plan, stages.storage)
     where = f"{stages.experiment.storage}/{write_report(plan, report, stages.storage)}"
     shown = to_terminal(report, whole=where.removesuffix("html") + "csv")
-    say(f"\n{shown}\n{cost_lines(report.cost)}\nreport  {where}")
+    say(f"\n{shown}\n{cost_lines(report.cost)}")
+    for line in compared_lines(compare(plan, stages.storage)):
+        say(f"plan    {line}")
+    say(f"report  {where}")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster.storage import Storage
+from pipeline.forecasts.records import Compared
 from pipeline.reports.report import Report
 from pipeline.trials.results import Result, read_results
 
@@ -55,6 +56,8 @@ class Evidence:
     """The run keys of the trials that are shown one by one."""
     fates: dict[str, Fate] = field(default_factory=dict)
     """By label of a row."""
+    forecast: Sequence[Compared] = ()
+    """The newest forecast beside what came, where there is one."""
 
     @property
     def hardware(self) -> Counter[str]:

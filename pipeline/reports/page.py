@@ -88,6 +88,7 @@ def _content(plan: Plan, report: Report, evidence: Evidence) -> dict[str, Any]:
         "no_gains": NOTHING if evidence.fates or not any(row.scores for row in rows) else OLD,
         "mixups": mixups_of(best, baseline, evidence.fates, plan.packed.classes) if gains else None,
         "money": money_lines(report.cost, evidence),
+        "forecast": evidence.forecast,
         "published": beside(plan, report),
         "trials": trials,
         "hidden_trials": len(report.trials) - len(trials),

@@ -1,6 +1,9 @@
 """Everything a report is written as."""
 
+from dataclasses import replace
+
 from cluster.storage import Storage
+from pipeline.forecasts.records import compare
 from pipeline.planning.plan import Plan
 from pipeline.reports.evidence import gather_evidence
 from pipeline.reports.report import Report
@@ -16,5 +19,6 @@ def write_report(plan: Plan, report: Report, storage: Storage, *, refresh: int |
 
     name = plan.experiment.name
     write_tables(report, storage, name=name)
-    storage.write(f"reports/{name}.html", render(plan, report, gather_evidence(report, storage), refresh=refresh))
+    evidence = replace(gather_evidence(report, storage), forecast=compare(plan, storage))
+    storage.write(f"reports/{name}.html", render(plan, report, evidence, refresh=refresh))
     return f"reports/{name}.html"

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections import defaultdict
 
 import numpy as np
@@ -11,9 +12,11 @@ import pytest
 from scipy import stats
 
 from cluster.storage import open_storage
+from pipeline.forecasts.records import write_forecast
 from pipeline.reports.report import report_experiment
 from pipeline.reports.write import write_report
 from tests.made_up import fill, make_plan
+from tests.pipeline.forecasts.test_records import recorded
 
 TEXT = """
 training: {epochs: 5, batch_size: 64, lr: 0.05}
@@ -98,3 +101,15 @@ def test_a_bucket_takes_a_report_like_a_folder(written, bucket_uri):
     for ending in ("html", "md", "csv", "parquet", "json"):
         key = where.replace("html", ending)
         assert bucket.read(key) == storage.read(key)
+
+
+def test_a_forecast_stands_beside_what_came(tmp_path):
+    plan, storage = make_plan(tmp_path, TEXT)
+    page = storage.read(write_report(plan, report_experiment(plan, storage), storage)).decode()
+    assert 'id="forecast"' not in page
+    write_forecast(storage, recorded(plan, storage))
+    fill(plan, storage)
+    page = storage.read(write_report(plan, report_experiment(plan, storage), storage)).decode()
+    table = page.partition('id="forecast"')[2].partition("</table>")[0]
+    cells = re.search(r">trials</th>" + 3 * r"<td[^>]*>([^<]*)</td>", table)
+    assert cells.groups() == ("20", "20", "1.00")
