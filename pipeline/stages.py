@@ -96,7 +96,7 @@ class Stages:
 
     def __post_init__(self) -> None:
         resources = self.experiment.resources
-        if is_local():  # what can never fit is refused now
+        if self.writes is not None and is_local():  # what can never fit is refused now
             for need, workers in ((resources.trial, resources.workers), (resources.source_worker, 1)):
                 concurrency(local_limits(gpus=torch.cuda.device_count()), need, workers=workers)
         try:

@@ -3,6 +3,7 @@ import shutil
 import pytest
 
 from cluster import s3_client
+from cluster.resources import ResourceError
 from pipeline.planning.experiment import load_experiment
 from pipeline.stages import Stages, found_plan
 from sskt.errors import DamagedError, InputError
@@ -32,6 +33,14 @@ def test_only_a_trained_network_can_be_exported(experiment_file, tmp_path):
 def test_a_storage_that_cannot_be_opened_is_bad_input(experiment_file):
     with pytest.raises(InputError, match="the scheme 'ftp' is unknown"):
         Stages(load_experiment(str(experiment_file), changes=["storage=ftp://x"]), lambda line: None)
+
+
+def test_what_ran_elsewhere_is_reported_on_machines_it_does_not_fit(experiment_file, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    experiment = load_experiment(str(experiment_file), changes=["resources.trial_node_labels={kind: large}"])
+    with pytest.raises(ResourceError, match="kind"):
+        Stages(experiment, lambda line: None, writes="claims")
+    assert Stages(experiment, lambda line: None, writes=None).pack().trials
 
 
 def test_left_out_images_are_named(experiment_file, pictures, tmp_path):
