@@ -72,7 +72,9 @@ def test_killed_while_caching_and_while_sweeping_it_ends_the_same(experiment_fil
     assert objects(store, "checkpoints/*/*") == []
 
 
-@pytest.mark.parametrize(("number", "epochs"), [(signal.SIGINT, 500), (signal.SIGTERM, 501)])
+@pytest.mark.parametrize(
+    ("number", "epochs"), [(signal.SIGINT, 500), pytest.param(signal.SIGTERM, 501, marks=pytest.mark.slow)]
+)
 def test_an_interrupted_sweep_says_how_to_go_on(undisturbed, number, epochs):
     file, _ = undisturbed
     before = objects(file.parent / "store", "checkpoints/*/*")
@@ -121,6 +123,7 @@ def test_neighbours_turned_views_and_live_sources_go_through_a_sweep(experiment_
     assert table(again) == table(said)
 
 
+@pytest.mark.slow
 def test_several_classes_an_image_go_through_a_sweep(tmp_path):
     file = tmp_path / "several.yaml"
     file.write_text(f"""
