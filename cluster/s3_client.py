@@ -104,7 +104,7 @@ def _pause(
     patience: Patience, *, attempts: int, response: Any, caught_exception: Any, request_dict: Any, **_: Any
 ) -> float | None:
     """How long to wait before a request is made again; None where it is over."""
-    if not _passes(response, caught_exception):
+    if not _passes(response, caught_exception, method=request_dict["method"]):
         return None
     now = time.monotonic()
     since = request_dict["context"].setdefault("failing since", now)
@@ -113,12 +113,22 @@ def _pause(
     return random.random() * min(patience.longest_pause, 2 ** (attempts - 1))  # noqa: S311 (no secret)
 
 
-def _passes(response: Any, error: Exception | None) -> bool:
+def _passes(response: Any, error: Exception | None, *, method: str) -> bool:
     """Whether what went wrong, if anything did, may be right when asked again."""
     if error is not None:
         return isinstance(error, (*_UNREACHABLE, *CUT_SHORT))
     answer, said = response
-    return answer.status_code in PASSING or said.get("Error", {}).get("Code") == "RequestTimeout"
+    refused = said.get("Error", {})
+    return answer.status_code in PASSING or refused.get("Code") == "RequestTimeout" or _breaks_off(answer, method)
+
+
+def _breaks_off(answer: Any, method: str) -> bool:
+    """Whether the reason of a refusal is not all there, which botocore takes for one without a name.
+
+    Of an object whoever reads it finds out.
+    """
+    told = answer.headers.get("Content-Length")
+    return method != "HEAD" and answer.status_code >= 300 and told is not None and len(answer.content) < int(told)
 
 
 def credentials() -> tuple[str, float | None] | None:

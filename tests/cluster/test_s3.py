@@ -124,6 +124,13 @@ def test_requests_that_fail_now_and_then_are_made_again(proxied, wrong):
     assert storage.read("key") is None
 
 
+def test_a_reason_that_breaks_off_is_asked_for_again(proxied):
+    storage, proxy = proxied
+    proxy.rule = times(2, "half", method="GET")
+    assert storage.read("absent") is None  # without its name, the reason could be that there is no bucket
+    assert [method for method, *_ in proxy.requests] == ["GET"] * 3
+
+
 @pytest.mark.parametrize("wrong", ["half", "flip"])
 def test_an_answer_that_is_spoilt_on_its_way_is_asked_for_again(proxied, wrong):
     storage, proxy = proxied
