@@ -67,7 +67,8 @@ class Head:
         command += [f"--port={self.port}", f"--dashboard-port={self.dashboard}", "--object-store-memory=100000000"]
         command += [f"--dashboard-agent-listen-port={self.agent}", f"--ray-client-server-port={self.client}"]
         path = f"{self.folder / 'bin'}:{os.environ['PATH']}"
-        environment = self.environment(RAY_TMPDIR=str(self.folder), PATH=path)
+        # Images have the project installed.
+        environment = self.environment(RAY_TMPDIR=str(self.folder), PATH=path, PYTHONPATH=str(ROOT))
         with (self.folder / "log").open("w") as log:
             self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         wait_for(self.answers, why=lambda: (self.folder / "log").read_text())
