@@ -236,9 +236,10 @@ class _Handler(BaseHTTPRequestHandler):
             return self._break_off()
         if wrong == "flip":
             data = bytes([data[0] ^ 1]) + data[1:]
-        if wrong == "short" and status != 200:
+        if (wrong == "short" and status != 200) or (wrong == "half" and not data):
             self.server.proxy.spare(self.command, self.path, wrong)
-        elif wrong == "short":
+            wrong = None
+        if wrong == "short":
             data = data[: len(data) // 2]
             headers = {name: value for name, value in headers.items() if name != "Content-Length"}
         return self._answer(status, headers, data, half=wrong == "half")
