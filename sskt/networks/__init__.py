@@ -9,7 +9,16 @@ from dataclasses import dataclass, replace
 import torch
 
 from sskt.errors import InputError, unknown_name
-from sskt.networks import cifar_resnet, lite, small_cnn
+from sskt.networks import (
+    cifar_mobilenet,
+    cifar_resnet,
+    cifar_resnet50,
+    cifar_shufflenet,
+    cifar_vgg,
+    lite,
+    small_cnn,
+    wide_resnet,
+)
 from sskt.networks.architecture import Architecture, Options, Weights, errors_in, from_function
 from sskt.networks.metadata import exported_metadata
 from sskt.networks.preprocess import Preprocess, Preprocessing
@@ -36,13 +45,21 @@ ARCHITECTURES: dict[str, Architecture] = {
     "resnet20": Architecture(from_function(cifar_resnet.resnet20), taps=cifar_resnet.TAPS),
     "resnet32": Architecture(from_function(cifar_resnet.resnet32), taps=cifar_resnet.TAPS),
     "resnet44": Architecture(from_function(cifar_resnet.resnet44), taps=cifar_resnet.TAPS),
-    "efficientnet_lite0": Architecture(
-        lite.build_lite0,
-        taps=lite.TAPS,
-        head=lite.HEAD,
-        preprocessing=lite.lite0_preprocessing,
-        named_weights=lite.lite0_weights,
-    ),
+    "resnet56": Architecture(from_function(cifar_resnet.resnet56), taps=cifar_resnet.TAPS),
+    "resnet110": Architecture(from_function(cifar_resnet.resnet110), taps=cifar_resnet.TAPS),
+    "resnet8x4": Architecture(from_function(cifar_resnet.resnet8x4), taps=cifar_resnet.TAPS),
+    "resnet32x4": Architecture(from_function(cifar_resnet.resnet32x4), taps=cifar_resnet.TAPS),
+    "wrn_16_2": Architecture(from_function(wide_resnet.wrn_16_2), taps=wide_resnet.TAPS),
+    "wrn_40_1": Architecture(from_function(wide_resnet.wrn_40_1), taps=wide_resnet.TAPS),
+    "wrn_40_2": Architecture(from_function(wide_resnet.wrn_40_2), taps=wide_resnet.TAPS),
+    "vgg8": Architecture(from_function(cifar_vgg.vgg8), taps=cifar_vgg.TAPS),
+    "vgg13": Architecture(from_function(cifar_vgg.vgg13), taps=cifar_vgg.TAPS),
+    "mobilenet_v2_half": Architecture(from_function(cifar_mobilenet.mobilenet_v2_half), taps=cifar_mobilenet.TAPS),
+    "shufflenet_v1": Architecture(from_function(cifar_shufflenet.shufflenet_v1), taps=cifar_shufflenet.TAPS),
+    "shufflenet_v2": Architecture(from_function(cifar_shufflenet.shufflenet_v2), taps=cifar_shufflenet.TAPS),
+    "cifar_resnet50": Architecture(from_function(cifar_resnet50.cifar_resnet50), taps=cifar_resnet50.TAPS),
+    lite.LITE0.name: lite.LITE0.architecture,
+    lite.LITE2.name: lite.LITE2.architecture,
 }
 
 

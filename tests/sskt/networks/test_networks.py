@@ -59,7 +59,7 @@ def same(ours, theirs) -> bool:
     return all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
-@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name != "efficientnet_lite0"])
+@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if not name.startswith("efficientnet")])
 @pytest.mark.parametrize("image", ["grey_format", "colour_format"])
 def test_own_architectures_see_what_the_dataset_holds(name, image, request):
     image = request.getfixturevalue(image)
@@ -67,7 +67,7 @@ def test_own_architectures_see_what_the_dataset_holds(name, image, request):
     assert target.preprocess.values == Preprocessing(image.channels, None, image.mean, image.std)
     features = target(torch.zeros(2, image.channels, image.size, image.size, dtype=torch.uint8))
     assert features.logits.shape == (2, 5)
-    assert len(features.taps) == 3
+    assert len(features.taps) >= 3
     assert target.tap_shapes(image.size, image.channels) == tuple(tuple(tap.shape[1:]) for tap in features.taps)
 
 
