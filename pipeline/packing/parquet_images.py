@@ -1,4 +1,7 @@
-"""Images in Parquet as Hugging Face writes them: `image: struct<bytes, path>` or binary, and integers as `label`."""
+"""Images in Parquet as Hugging Face writes them: `image: struct<bytes, path>` or binary, and integers as `label`.
+
+Its CIFAR-10 calls the image `img`, its CIFAR-100 the label `fine_label`: those names are known too.
+"""
 
 import io
 import json
@@ -16,6 +19,9 @@ from sskt.datasets import UNLABELLED, DatasetSettings, RawDataset, Record, Split
 from sskt.datasets.folder import load_image
 from sskt.datasets.records import Label
 from sskt.errors import InputError
+
+IMAGES, LABELS = ("image", "img"), ("label", "fine_label")
+"""What the columns may be called; the first that is there counts."""
 
 
 def read_parquet_images(settings: DatasetSettings) -> RawDataset:
@@ -60,9 +66,9 @@ class _File:
         try:
             self._file = pq.ParquetFile(path, memory_map=True)
             self.schema: pa.Schema = self._file.schema_arrow
-            self._check_schema()
-            self.multi_label = _is_list(self.schema.field("label").type)
-            self.labels: list[Any] = self._file.read(columns=["label"]).column("label").to_pylist()
+            self.image, self.label = self._columns()
+            self.multi_label = _is_list(self.schema.field(self.label).type)
+            self.labels: list[Any] = self._file.read(columns=[self.label]).column(self.label).to_pylist()
         except (pa.ArrowException, OSError) as error:
             reason = " ".join(str(error).split())
             raise InputError(f"{field}: {str(path)!r} is not a readable Parquet file: {reason}") from error
@@ -91,13 +97,15 @@ class _File:
             raise OSError("the row holds no image bytes")
         return bytes(data)
 
-    def _check_schema(self) -> None:
-        if {"image", "label"} <= set(self.schema.names):
-            image, label = self.schema.field("image").type, self.schema.field("label").type
+    def _columns(self) -> tuple[str, str]:
+        """What image and label are called here."""
+        names = [name for known in (IMAGES, LABELS) for name in [one for one in known if one in self.schema.names][:1]]
+        if len(names) == 2:
+            image, label = (self.schema.field(name).type for name in names)
             if pa.types.is_struct(image) and image.get_field_index("bytes") >= 0:
                 image = image.field("bytes").type
             if _is_binary(image) and pa.types.is_integer(label.value_type if _is_list(label) else label):
-                return
+                return names[0], names[1]
         found = ", ".join(f"{field.name}: {field.type}" for field in self.schema)
         raise InputError(
             f"{self.field}: {str(self.path)!r} has the columns {found}; "
@@ -105,7 +113,7 @@ class _File:
         )
 
     def _read_group(self, group: int) -> pa.ChunkedArray:
-        return self._file.read_row_group(group, columns=["image"]).column("image")
+        return self._file.read_row_group(group, columns=[self.image]).column(self.image)
 
 
 def _is_binary(kind: pa.DataType) -> bool:
@@ -149,7 +157,7 @@ def _class_names(file: _File) -> tuple[str, ...] | None:
     metadata = file.schema.metadata or {}
     text = metadata.get(b"classes", b"").decode()
     try:
-        names = _hugging_face_names(metadata.get(b"huggingface", b"{}"))
+        names = _hugging_face_names(metadata.get(b"huggingface", b"{}"), label=file.label)
         if names is None and text:
             names = json.loads(text) if text.startswith("[") else text.split(",")
     except ValueError as error:
@@ -157,9 +165,9 @@ def _class_names(file: _File) -> tuple[str, ...] | None:
     return None if names is None else tuple(str(name) for name in names)
 
 
-def _hugging_face_names(metadata: bytes) -> Any:
+def _hugging_face_names(metadata: bytes, *, label: str) -> Any:
     feature = json.loads(metadata)
-    for step in ("info", "features", "label"):
+    for step in ("info", "features", label):
         feature = _member(feature, step)
     if isinstance(feature, list):  # a feature in brackets is a list of it
         feature = feature[0] if feature else None

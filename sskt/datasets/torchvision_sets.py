@@ -29,6 +29,10 @@ class TorchvisionSet:
     unlabelled: Arguments | None = None
     objects: tuple[str, ...] = ()
     """Classes of the objects that its annotations name; the set is then multi-label."""
+    of: str = ""
+    """The class of torchvision.datasets, where it has another name."""
+    by_hand: str = ""
+    """What a person has to fetch, and from where, because torchvision cannot."""
 
 
 _FLAG: dict[Split | None, Arguments] = {"train": {"train": True}, "test": {"train": False}}
@@ -43,6 +47,14 @@ _VOC2007: dict[Split | None, Arguments] = {
     "train": {"year": "2007", "image_set": "trainval"},
     "test": {"year": "2007", "image_set": "test"},
 }
+_PLACES365: dict[Split | None, Arguments] = {
+    "train": {"split": "train-standard", "small": True},
+    "test": {"split": "val", "small": True},
+}
+_ILSVRC2012 = (
+    "ILSVRC2012_devkit_t12.tar.gz, ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar "
+    "from https://image-net.org/download-images (which asks for an account)"
+)
 _WHOLE: dict[Split | None, Arguments] = {None: {}}
 
 SETS: dict[str, TorchvisionSet] = {
@@ -58,13 +70,18 @@ SETS: dict[str, TorchvisionSet] = {
     "Flowers102": TorchvisionSet("flowers-102/**/*", _THREE),
     "Food101": TorchvisionSet("food-101/**/*", _TWO),
     "GTSRB": TorchvisionSet("gtsrb/**/*", _TWO),
+    "ImageNet": TorchvisionSet("*/*/*.JPEG", _VAL_IS_TEST, by_hand=_ILSVRC2012),
     "Imagenette": TorchvisionSet("imagenette2/*/*/*", _VAL_IS_TEST),
     "KMNIST": TorchvisionSet("KMNIST/raw/*", _FLAG),
     "MNIST": TorchvisionSet("MNIST/raw/*", _FLAG),
     "OxfordIIITPet": TorchvisionSet("oxford-iiit-pet/**/*", _TRAINVAL),
+    # 1.8 million images: the lists of them identify the data.
+    "Places365": TorchvisionSet("*places365*.txt", _PLACES365),
     "RenderedSST2": TorchvisionSet("rendered-sst2/*/*/*", _THREE),
     "SEMEION": TorchvisionSet("semeion.data", _WHOLE),
     "STL10": TorchvisionSet("stl10_binary/*", _TWO, {"split": "unlabeled"}),
+    # Its 100,000 unlabelled images would be labelled by every source too, and many a table is made without them.
+    "STL10-labelled": TorchvisionSet("stl10_binary/*", _TWO, of="STL10"),
     "SUN397": TorchvisionSet("SUN397/**/*", _WHOLE),
     "SVHN": TorchvisionSet("*_32x32.mat", _TWO),
     "USPS": TorchvisionSet("usps*.bz2", _FLAG),
@@ -86,7 +103,7 @@ def read_torchvision(settings: DatasetSettings) -> RawDataset:
         records += _unlabelled(_open(name, root, entry.unlabelled))
     files = files_signature(root, (file for file in root.glob(entry.files) if file.is_file()))
     signature = f"torchvision {version('torchvision')} {name} {files}"
-    return RawDataset(name, classes, records, signature, multi_label=bool(entry.objects))
+    return RawDataset(entry.of or name, classes, records, signature, multi_label=bool(entry.objects))
 
 
 def _open(name: str, root: Path, arguments: Arguments) -> Any:
@@ -94,19 +111,26 @@ def _open(name: str, root: Path, arguments: Arguments) -> Any:
 
     if not root.is_dir():  # some classes would make the folder
         raise _missing(name, root, arguments, "no such folder")
+    download = {} if SETS[name].by_hand else {"download": False}
     try:
-        return getattr(datasets, name)(str(root), download=False, **arguments)
+        opened = getattr(datasets, SETS[name].of or name)(str(root), **download, **arguments)
     except (RuntimeError, OSError) as error:
         raise _missing(name, root, arguments, str(error)) from error
+    for file in (_files(opened) or [])[:1]:  # some classes look at their lists only
+        if not file.is_file():
+            raise _missing(name, root, arguments, f"no file {file}")
+    return opened
 
 
 def _missing(name: str, root: Path, arguments: Arguments, reason: str) -> InputError:
+    kind, by_hand = SETS[name].of or name, SETS[name].by_hand
     shown = "".join(f", {key}={value!r}" for key, value in arguments.items())
-    command = f"from torchvision.datasets import {name}; {name}({str(root)!r}{shown}, download=True)"
-    short = " ".join(reason.split(". You can use")[0].split())
+    command = f"from torchvision.datasets import {kind}; {kind}({str(root)!r}{shown}, download=True)"
+    short = " ".join(reason.split(". You ")[0].split())
+    how = f"put there {by_hand}" if by_hand else f'put it there once with: python -c "{command}"'
     return InputError(
-        f"dataset.path is {str(root)!r}, where torchvision finds no {name} ({short}); "
-        f'nothing is downloaded by itself, put it there once with: python -c "{command}"'
+        f"dataset.path is {str(root)!r}, where torchvision finds no {kind} ({short}); "
+        f"nothing is downloaded by itself, {how}"
     )
 
 
@@ -122,9 +146,10 @@ def _classes(opened: dict[Split | None, Any]) -> tuple[str, ...]:
 
 
 def _names(dataset: Any) -> tuple[str, ...]:
-    names = getattr(dataset, "classes", None) or getattr(dataset, "categories", None) or ()
-    # Imagenette has several names for a class; the first is the usual one.
-    return tuple(name if isinstance(name, str) else str(name[0]) for name in names)
+    said = getattr(dataset, "classes", None) or getattr(dataset, "categories", None) or ()
+    # Imagenette has several names for a class; the first is the usual one, but two of ImageNet are called `crane`.
+    names = tuple(name if isinstance(name, str) else str(name[0]) for name in said)
+    return names if len(set(names)) == len(names) else tuple(dataset.wnids)
 
 
 def _labels(dataset: Any) -> list[int]:
@@ -139,7 +164,7 @@ def _files(dataset: Any) -> list[Path] | None:
     for attribute in ("_image_files", "_images", "images"):
         if hasattr(dataset, attribute):
             return [Path(file) for file in getattr(dataset, attribute)]
-    for attribute in ("samples", "_samples"):
+    for attribute in ("samples", "_samples", "imgs"):
         if hasattr(dataset, attribute):
             return [Path(file) for file, _ in getattr(dataset, attribute)]
     return None

@@ -179,11 +179,27 @@ def test_the_signature_follows_both_paths(tmp_path):
     assert read(train).signature != read(test).signature
 
 
+def test_the_columns_of_cifar100_as_hugging_face_has_it(tmp_path):
+    features = {"fine_label": {"names": ["apple", "bear"]}, "coarse_label": {"names": ["fruit", "animal", "tree"]}}
+    table = pa.table({
+        "img": pa.array([{"bytes": png(row), "path": None} for row in range(2)]),
+        "fine_label": pa.array([1, 0]),
+        "coarse_label": pa.array([2, 2]),
+    })  # fmt: skip
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    (tmp_path / "CIFAR100").mkdir()
+    pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "CIFAR100" / "train-00000-of-00001.parquet")
+    raw = read(tmp_path / "CIFAR100")
+    assert (raw.name, raw.classes) == ("CIFAR100", ("apple", "bear"))
+    assert [record.label for record in raw.records] == [1, 0]
+    np.testing.assert_array_equal(np.asarray(raw.records[1].load()), np.asarray(picture(1)))
+
+
 def test_wrong_columns_are_listed(tmp_path):
     file = tmp_path / "x.parquet"
-    pq.write_table(pa.table({"img": pa.array([b""]), "label": pa.array([0])}), file)
+    pq.write_table(pa.table({"pixels": pa.array([b""]), "label": pa.array([0])}), file)
     assert refused(file) == (
-        f"dataset.path: {str(file)!r} has the columns img: binary, label: int64; "
+        f"dataset.path: {str(file)!r} has the columns pixels: binary, label: int64; "
         "needed are image (binary, or struct with bytes) and label (an integer, or a list of integers)"
     )
     pq.write_table(pa.table({"image": pa.array(["x.png"]), "label": pa.array([0])}), file)

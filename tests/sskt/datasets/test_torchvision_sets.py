@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import torchvision
 from PIL import Image
 
@@ -110,6 +111,75 @@ def test_the_unlabelled_images_of_stl10(tmp_path, monkeypatch):
         ("unlabelled/2", -1, "train"),
     ]
     assert raw.records[-1].load().size == (96, 96)
+
+    assert [record.key for record in read("STL10-labelled", tmp_path).records] == ["train/0", "train/1", "test/0"]
+    assert read("STL10-labelled", tmp_path).name == "STL10"
+    assert read("STL10-labelled", tmp_path).signature != raw.signature
+
+
+def write_places(root: Path, monkeypatch, *, images: bool = True) -> None:
+    """Two pictures to train on and one to test on, listed as the devkit lists them."""
+    lists = {"categories_places365.txt": "/a/airfield 0\n/b/barn 1\n"}
+    lists["places365_train_standard.txt"] = "/a/airfield/1.jpg 0\n/b/barn/1.jpg 1\n"
+    lists["places365_val.txt"] = "Places365_val_1.jpg 1\n"
+    for name, text in lists.items():
+        (root / name).write_text(text)
+    places = torchvision.datasets.Places365
+    monkeypatch.setattr(
+        places, "_CATEGORIES_META", ("categories_places365.txt", md5(root / "categories_places365.txt"))
+    )
+    known = {
+        split: (name, md5(root / name)) for split, name in zip(("train-standard", "val"), list(lists)[1:], strict=True)
+    }
+    monkeypatch.setattr(places, "_FILE_LIST_META", known)
+    for name in ("data_256_standard/a/airfield/1", "data_256_standard/b/barn/1", "val_256/Places365_val_1"):
+        if images:
+            save(root / f"{name}.jpg", len(name))
+
+
+def test_what_places365_calls_val_is_tested_on(tmp_path, monkeypatch):
+    write_places(tmp_path, monkeypatch)
+    raw = read("Places365", tmp_path)
+    assert (raw.name, raw.classes) == ("Places365", ("/a/airfield", "/b/barn"))
+    assert [(record.key, record.label, record.split) for record in raw.records] == [
+        ("data_256_standard/a/airfield/1.jpg", 0, "train"),
+        ("data_256_standard/b/barn/1.jpg", 1, "train"),
+        ("val_256/Places365_val_1.jpg", 1, "test"),
+    ]
+    assert raw.records[2].load().size == (8, 8)
+
+
+def test_lists_without_their_images_come_with_the_command_that_fetches_them(tmp_path, monkeypatch):
+    write_places(tmp_path, monkeypatch, images=False)
+    with pytest.raises(InputError, match=r"no Places365 \(no file .*airfield/1\.jpg\); .*small=True, download=True\)"):
+        read("Places365", tmp_path)
+
+
+def test_classes_of_imagenet_are_told_apart(tmp_path):
+    """Its own names are not all different; the numbers of WordNet are."""
+    for split in ("train", "val"):
+        for wnid in ("n02012849", "n03126707"):
+            save(tmp_path / split / wnid / f"{split}.JPEG", 1)
+    torch.save(({"n02012849": ("crane",), "n03126707": ("crane",)}, []), tmp_path / "meta.bin")
+    raw = read("ImageNet", tmp_path)
+    assert raw.classes == ("n02012849", "n03126707")
+    assert [(record.key, record.label, record.split) for record in raw.records] == [
+        ("train/n02012849/train.JPEG", 0, "train"),
+        ("train/n03126707/train.JPEG", 1, "train"),
+        ("val/n02012849/val.JPEG", 0, "test"),
+        ("val/n03126707/val.JPEG", 1, "test"),
+    ]
+
+
+def test_what_torchvision_cannot_fetch_is_named_with_where_it_is_had(tmp_path):
+    with pytest.raises(InputError) as caught:
+        read("ImageNet", tmp_path)
+    assert str(caught.value) == (
+        f"dataset.path is {str(tmp_path)!r}, where torchvision finds no ImageNet (The archive "
+        "ILSVRC2012_devkit_t12.tar.gz is not present in the root directory or is corrupted); nothing is downloaded by "
+        "itself, put there ILSVRC2012_devkit_t12.tar.gz, ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar from "
+        "https://image-net.org/download-images (which asks for an account)"
+    )
 
 
 def test_svhn_has_numbers_for_names(tmp_path, monkeypatch):
@@ -237,9 +307,10 @@ def test_an_unknown_set_lists_the_known_ones(tmp_path):
 
 @pytest.mark.parametrize("name", SETS)
 def test_torchvision_understands_the_arguments_of_every_set(name, tmp_path):
-    kind, entry = getattr(torchvision.datasets, name), SETS[name]
+    entry = SETS[name]
+    kind, download = getattr(torchvision.datasets, entry.of or name), {} if entry.by_hand else {"download": False}
     for arguments in (*entry.splits.values(), *([entry.unlabelled] if entry.unlabelled else [])):
-        inspect.signature(kind).bind(str(tmp_path), download=False, **arguments)
+        inspect.signature(kind).bind(str(tmp_path), **download, **arguments)
         # The files are missing; a split it does not know would be a ValueError instead.
         with pytest.raises((RuntimeError, OSError)):
-            kind(str(tmp_path), download=False, **arguments)
+            kind(str(tmp_path), **download, **arguments)
