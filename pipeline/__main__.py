@@ -21,7 +21,7 @@ from pipeline.forecasts.verbs import FORECAST_VERBS, add_forecast_arguments
 from pipeline.inspecting.verbs import INSPECTING_VERBS, add_inspecting_arguments
 from pipeline.interrupts import insistent_interrupts
 from pipeline.planning.catalogue import catalogue
-from pipeline.planning.experiment import load_experiment
+from pipeline.planning.experiment import LAPTOP, load_experiment
 from pipeline.planning.plan import Plan, PlannedTrial
 from pipeline.progress import complain, say
 from pipeline.release.verbs import RELEASE_VERBS, add_release_arguments
@@ -213,6 +213,10 @@ def make_parser() -> argparse.ArgumentParser:
         if name not in ("methods", "caches", "cache-diff", "init", "predict"):
             command.add_argument(
                 "--set", action="append", default=[], metavar="PATH=VALUE", help="change a field; as often as needed"
+            )
+        if name not in ("demo", "methods", "caches", "cache-diff", "init", "predict"):
+            command.add_argument(
+                "--laptop", action="append_const", dest="set", const=LAPTOP, help="take the file's own smaller settings"
             )
         if name == "report":
             command.add_argument("--json", action="store_true", help="print the numbers alone, as JSON")

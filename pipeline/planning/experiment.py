@@ -22,6 +22,9 @@ from sskt.settings import SourceSettings, TargetSettings, TrainingSettings, View
 
 T = TypeVar("T")
 
+LAPTOP = "laptop"
+"""The field of a file that holds its smaller settings by their paths, and the change that puts them in place."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
@@ -176,7 +179,10 @@ class Experiment:
 
 
 def load_experiment(path: str, *, changes: Sequence[str] = ()) -> Experiment:
-    """Read an experiment file, apply `path=value` changes, check everything that needs no data."""
+    """Read an experiment file, apply `path=value` changes, check everything that needs no data.
+
+    Where LAPTOP is among the changes, the file's own smaller settings are applied before all others.
+    """
     file = Path(path)
     try:
         text = file.read_text()
@@ -184,8 +190,12 @@ def load_experiment(path: str, *, changes: Sequence[str] = ()) -> Experiment:
         raise InputError(f"{path}: the experiment file cannot be read: {error}") from error
     try:
         raw = {"name": file.stem} | parse_yaml(text)
+        smaller = raw.pop(LAPTOP, {})
+        if LAPTOP in changes:
+            _shrink(raw, smaller)
         for change in changes:
-            _apply(raw, change)
+            if change != LAPTOP:
+                _apply(raw, change)
         experiment = validate(Experiment, raw)
         experiment.possible_trials()
     except InputError as error:
@@ -193,10 +203,24 @@ def load_experiment(path: str, *, changes: Sequence[str] = ()) -> Experiment:
     return experiment
 
 
+def _shrink(raw: dict[str, Any], smaller: Any) -> None:
+    """Put smaller settings in place, under another name, so that their report stands beside that of the whole."""
+    if not isinstance(smaller, dict) or not smaller:
+        raise InputError(f"{LAPTOP} is {smaller!r}; it has to hold smaller settings, such as `training.epochs: 2`")
+    raw["name"] = f"{raw['name']}-{LAPTOP}"
+    for path, value in smaller.items():
+        _put(raw, str(path), value, said=f"{LAPTOP}.{path}")
+
+
 def _apply(raw: dict[str, Any], change: str) -> None:
     path, equals, text = change.partition("=")
     if not equals or not path:
         raise InputError(f"--set {change!r}: write it as path=value, such as training.lr=0.05")
+    _put(raw, path, parse_yaml(f"value: {text}")["value"], said=f"--set {change!r}")
+
+
+def _put(raw: dict[str, Any], path: str, value: Any, *, said: str) -> None:
+    """Change one field; those above it that are not there yet are made, and checked with all others later."""
     *parents, last = path.split(".")
     place: Any = raw
     for name in parents:
@@ -204,8 +228,8 @@ def _apply(raw: dict[str, Any], change: str) -> None:
         if isinstance(place, dict) and not name.isdigit():
             place = place.setdefault(name, {})
     if not isinstance(place, dict):
-        raise InputError(f"--set {change!r}: there is no field {path!r}")
-    place[last] = parse_yaml(f"value: {text}")["value"]
+        raise InputError(f"{said}: there is no field {path!r}")
+    place[last] = value
 
 
 def _checked(kind: type[T], raw: Any, *, where: str) -> T:

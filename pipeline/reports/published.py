@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipeline.planning.plan import Plan
 from pipeline.reports.report import Report, Row
-from sskt.settings import SourceSettings
+from sskt.settings import SourceSettings, TargetSettings
 
 FILE = Path(__file__).with_name("published.csv")
 KNOWN_SOURCES = ("imagenet", "places")
@@ -24,6 +24,7 @@ class Published:
     """Where in it, or in what goes with it."""
     dataset: str
     target: str
+    """The architecture; with `from` and its name, where pretrained weights were its beginning."""
     method: str
     sources: str
     """What they had learnt, of SSKT's tables; else in words."""
@@ -58,12 +59,17 @@ def beside(plan: Plan, report: Report) -> list[Beside]:
     for row in report.rows:
         trial = planned[row.label]
         learnt = _learnt(trial.sources, plan.experiment.sources)
-        asked = {"dataset": plan.packed.name, "target": trial.target.architecture, "method": trial.method}
+        asked = {"dataset": plan.packed.name, "target": _target(trial.target), "method": trial.method}
         if trial.method == "sskt":
             asked |= {"heads": trial.options.heads, "loss": trial.options.loss, "sources": learnt}
         alike = [one for one in published() if all(getattr(one, name) == said for name, said in asked.items())]
         found += [Beside(row, one) for one in alike if trial.training.labels_per_class is None]
     return found
+
+
+def _target(settings: TargetSettings) -> str:
+    """E.g. `resnet18`, or `resnet18 from IMAGENET1K_V1` where it does not begin with random weights."""
+    return f"{settings.architecture} from {settings.weights}" if settings.weights else settings.architecture
 
 
 def _learnt(names: tuple[str, ...], sources: Mapping[str, SourceSettings]) -> str:

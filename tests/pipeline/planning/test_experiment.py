@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.planning.experiment import load_experiment
+from pipeline.planning.experiment import LAPTOP, load_experiment
 from pipeline.planning.space import draw
 from sskt.errors import InputError
 from sskt.methods.sskt import SSKTOptions
@@ -45,7 +45,7 @@ def test_a_file_becomes_trials_in_its_order(tmp_path):
 
 
 def test_the_shipped_experiments_are_right_and_short():
-    files = sorted(Path("experiments").glob("*.yaml"))
+    files = sorted(Path("experiments").rglob("*.yaml"))
     assert files
     for file in files:
         assert load_experiment(str(file)).possible_trials()
@@ -170,6 +170,40 @@ def test_changes_are_checked_like_the_file(tmp_path):
     experiment = load(tmp_path, GOOD, "training.lr=1e-3", "seeds=[7]", "methods.1.alpha=2.5", "cache.encoding=fp32")
     assert (experiment.training.lr, experiment.seeds, experiment.cache.encoding) == (0.001, (7,), "fp32")
     assert experiment.trials()[1].options.alpha == 2.5
+
+
+SMALLER = GOOD + "laptop: {training.epochs: 1, views.count: 2, seeds: [3], sources.lite0.input: {size: 32}}\n"
+
+
+def test_a_file_holds_smaller_settings_that_are_taken_when_asked_for(tmp_path):
+    whole, smaller = load(tmp_path, SMALLER), load(tmp_path, SMALLER, LAPTOP)
+    assert whole == load(tmp_path)
+    assert smaller.name == "mine-laptop"
+    assert (smaller.training.epochs, smaller.views.count, smaller.seeds) == (1, 2, (3,))
+    assert smaller.sources["lite0"].input.size == 32
+    assert (smaller.training.lr, smaller.methods) == (whole.training.lr, whole.methods)
+
+
+def test_what_a_person_changes_comes_after_what_a_laptop_takes(tmp_path):
+    changed = load(tmp_path, SMALLER, "training.epochs=5", LAPTOP)
+    assert (changed.training.epochs, changed.seeds) == (5, (3,))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (GOOD, "laptop is {}; it has to hold smaller settings, such as `training.epochs: 2`"),
+        (GOOD + "laptop: 3", "laptop is 3; it has to hold smaller settings"),
+        (GOOD + "laptop: {training.epoch: 2}", "field 'training.epoch' is unknown; did you mean 'training.epochs'?"),
+        (GOOD + "laptop: {trainin.epochs: 2}", "field 'trainin' is unknown; did you mean 'training'?"),
+        (GOOD + "laptop: {methods.9.alpha: 2}", "laptop.methods.9.alpha: there is no field 'methods.9.alpha'"),
+    ],
+)
+def test_wrong_smaller_settings_are_refused_in_one_line(tmp_path, text, says):
+    with pytest.raises(InputError) as caught:
+        load(tmp_path, text, LAPTOP)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
