@@ -91,8 +91,9 @@ def _draw_sums(all_said: Sequence[Said], cells: Sequence[Axes]) -> None:
 
 
 def _show(axes: Axes, image: Tensor) -> None:
-    """Show [C, S, S] in 0..1, grey or in colour, without interpolation."""
-    pixels = image.float().permute(1, 2, 0).numpy()
+    """Show [C, S, S] in 0..1, grey or in colour, of a clip the centre frame, without interpolation."""
+    centre = len(image) // 3 // 2 * 3
+    pixels = image[centre : centre + 3].float().permute(1, 2, 0).numpy()
     axes.imshow(
         pixels[..., 0] if pixels.shape[-1] == 1 else pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest"
     )

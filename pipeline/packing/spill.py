@@ -22,7 +22,7 @@ class Spill:
     def __init__(self, file: IO[bytes], settings: DatasetSettings) -> None:
         self.records: list[Record] = []
         self._file = file
-        self._stored = settings.channels or 3
+        self._stored = settings.stored_channels
         self._side = 0
         self._colour = False
 
@@ -35,7 +35,7 @@ class Spill:
             first = f"image {self.records[0].key!r} is {self._side}x{self._side}"
             raise _size_error(f"{first} and {record.key!r} is {width}x{height}", min(self._side, width))
         self._side = width
-        self._colour |= len(pixels) == 3
+        self._colour |= len(pixels) > 1
         self._file.write(np.broadcast_to(pixels, (self._stored, width, width)).tobytes())
         self.records.append(record)
 

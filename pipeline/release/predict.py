@@ -46,6 +46,8 @@ def image_files(place: Path) -> list[Path]:
 
 def predict(network: TappedNetwork, card: Card, files: list[Path], *, out: TextIO) -> int:
     """Write a line for each file, with the reason where it cannot be read; return how many could not."""
+    if card.channels > 3:
+        raise InputError(f"the network sees clips of {card.channels // 3} frames; predict reads single images")
     table = csv.writer(out, lineterminator="\n")
     table.writerow(["file", "predicted", *(f"p {name}" for name in card.classes), "error"])
     unread = 0

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from sskt.datasets.builtin import read_digit_pairs, read_digits, read_mnist5k
+from sskt.datasets.clips import read_clips
 from sskt.datasets.folder import read_folder
 from sskt.datasets.records import SPLITS, UNLABELLED, RawDataset, Record, Split, existing_path, files_signature
 from sskt.datasets.settings import DatasetSettings
@@ -18,6 +19,7 @@ __all__ = [
     "Split",
     "existing_path",
     "files_signature",
+    "read_clips",
     "read_digit_pairs",
     "read_digits",
     "read_folder",
@@ -31,5 +33,6 @@ READERS: dict[str, Callable[[DatasetSettings], RawDataset]] = {
     "mnist5k": read_mnist5k,
     "torchvision": read_torchvision,
     "folder": read_folder,
+    "clips": read_clips,
 }
 """Kinds that plain PyTorch can read; `pipeline` adds Parquet."""

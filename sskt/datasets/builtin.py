@@ -52,7 +52,9 @@ def _pair(key: str, digits: Sequence[Record], corners: Sequence[int]) -> Record:
 def _compose(digits: Sequence[Record], corners: Sequence[int]) -> Image.Image:
     picture = Image.new("L", (16, 16))
     for digit, corner in zip(digits, corners, strict=True):
-        picture.paste(digit.load(), (corner % 2 * 8, corner // 2 * 8))
+        drawing = digit.load()
+        assert isinstance(drawing, Image.Image)  # noqa: S101 (they are no clips)
+        picture.paste(drawing, (corner % 2 * 8, corner // 2 * 8))
     return picture
 
 

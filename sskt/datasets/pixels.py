@@ -31,9 +31,12 @@ class Unreadable:
 
 
 def decode(record: Record, channels: int | None, size: int | None) -> NDArray[np.uint8] | Unreadable:
-    """Load one sample as uint8 [C, H, W], or say why that is impossible."""
+    """Load one sample as uint8 [C, H, W], of a clip [3 T, H, W] in colour, or say why that is impossible."""
     try:
-        return to_pixels(record.load(), channels=channels, size=size)
+        loaded = record.load()
+        if isinstance(loaded, tuple):
+            return np.concatenate([to_pixels(frame, channels=3, size=size) for frame in loaded])
+        return to_pixels(loaded, channels=channels, size=size)
     except _READ_ERRORS as error:
         return Unreadable(record.key, " ".join(str(error).split()) or type(error).__name__)
 

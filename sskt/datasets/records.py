@@ -32,7 +32,8 @@ class Record:
     """Index into the class names, UNLABELLED where unlabelled; in a multi-label set the indices that hold, none too."""
     split: Split | None
     """None leaves it to the packer."""
-    load: Callable[[], Image.Image]
+    load: Callable[[], Image.Image | tuple[Image.Image, ...]]
+    """An image, or the frames of a clip, which are packed one behind the other as more channels."""
     ignored: tuple[int, ...] = ()
     """Classes of a multi-label set that nobody can tell; one that holds as well, holds."""
 

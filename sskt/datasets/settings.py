@@ -5,7 +5,7 @@ from typing import Literal
 
 from sskt.errors import InputError, unknown_name
 
-Kind = Literal["digits", "digit_pairs", "mnist5k", "torchvision", "folder", "parquet"]
+Kind = Literal["digits", "digit_pairs", "mnist5k", "torchvision", "folder", "clips", "parquet"]
 
 _NEEDED: dict[str, tuple[str, ...]] = {
     "digits": (),
@@ -13,8 +13,11 @@ _NEEDED: dict[str, tuple[str, ...]] = {
     "mnist5k": (),
     "torchvision": ("name", "path"),
     "folder": ("path",),
+    "clips": ("path",),
     "parquet": ("path",),
 }
+FRAMES = 16
+"""Of a clip; they are packed as 48 channels."""
 _OPTIONAL: dict[str, tuple[str, ...]] = {"parquet": ("test_path",)}
 
 
@@ -26,7 +29,7 @@ class DatasetSettings:
     name: str | None = None
     """Class of torchvision.datasets, such as CIFAR10."""
     path: str | None = None
-    """Root folder of torchvision's files, folder of images, or Parquet file or folder of the training rows."""
+    """Root folder of torchvision's files, folder of images or clips, or Parquet file or folder of the training rows."""
     test_path: str | None = None
     """Parquet file or folder of the rows of the test split."""
     image_size: int | None = None
@@ -51,8 +54,15 @@ class DatasetSettings:
             raise InputError(f"dataset.image_size is {self.image_size}; it has to be at least 1")
         if self.channels not in (None, 1, 3):
             raise InputError(f"dataset.channels is {self.channels}; it has to be 1 (grey) or 3 (colour)")
+        if self.kind == "clips" and self.channels is not None:
+            raise InputError(f"dataset.channels is {self.channels}; kind 'clips' packs frames in colour, leave it out")
         if self.max_unreadable < 0:
             raise InputError(f"dataset.max_unreadable is {self.max_unreadable}; it has to be at least 0")
+
+    @property
+    def stored_channels(self) -> int:
+        """Channels of a packed image in colour, or of a clip."""
+        return 3 * FRAMES if self.kind == "clips" else self.channels or 3
 
     def _check_fields(self) -> None:
         needed, used = _NEEDED[self.kind], _NEEDED[self.kind] + _OPTIONAL.get(self.kind, ())

@@ -5,6 +5,7 @@ Beside those: every classifier of torchvision, and `package.module:function` of 
 
 import importlib
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
@@ -16,6 +17,7 @@ from sskt.networks import (
     cifar_shufflenet,
     cifar_vgg,
     lite,
+    resnet3d,
     small_cnn,
     wide_resnet,
 )
@@ -23,7 +25,7 @@ from sskt.networks.architecture import Architecture, Options, Weights, errors_in
 from sskt.networks.metadata import exported_metadata
 from sskt.networks.preprocess import Preprocess, Preprocessing
 from sskt.networks.tapped import Blueprint, Features, TappedNetwork, last_linear
-from sskt.networks.torchvision_nets import torchvision_architecture, torchvision_names
+from sskt.networks.torchvision_nets import named_weights, torchvision_architecture, torchvision_names
 from sskt.networks.weights import SUFFIXES, load_into, load_state_dict
 from sskt.settings import InputSettings, SourceSettings, TargetSettings
 
@@ -52,12 +54,15 @@ ARCHITECTURES: dict[str, Architecture] = {
     "wrn_16_2": Architecture(from_function(wide_resnet.wrn_16_2), taps=wide_resnet.TAPS),
     "wrn_40_1": Architecture(from_function(wide_resnet.wrn_40_1), taps=wide_resnet.TAPS),
     "wrn_40_2": Architecture(from_function(wide_resnet.wrn_40_2), taps=wide_resnet.TAPS),
-    "vgg8": Architecture(from_function(cifar_vgg.vgg8), taps=cifar_vgg.TAPS),
-    "vgg13": Architecture(from_function(cifar_vgg.vgg13), taps=cifar_vgg.TAPS),
+    "cifar_vgg8": Architecture(from_function(cifar_vgg.cifar_vgg8), taps=cifar_vgg.TAPS),
+    "cifar_vgg13": Architecture(from_function(cifar_vgg.cifar_vgg13), taps=cifar_vgg.TAPS),
     "mobilenet_v2_half": Architecture(from_function(cifar_mobilenet.mobilenet_v2_half), taps=cifar_mobilenet.TAPS),
     "shufflenet_v1": Architecture(from_function(cifar_shufflenet.shufflenet_v1), taps=cifar_shufflenet.TAPS),
     "shufflenet_v2": Architecture(from_function(cifar_shufflenet.shufflenet_v2), taps=cifar_shufflenet.TAPS),
     "cifar_resnet50": Architecture(from_function(cifar_resnet50.cifar_resnet50), taps=cifar_resnet50.TAPS),
+    "resnet3d_18": Architecture(
+        from_function(resnet3d.resnet3d_18), taps=resnet3d.TAPS, named_weights=partial(named_weights, "r3d_18")
+    ),
     lite.LITE0.name: lite.LITE0.architecture,
     lite.LITE2.name: lite.LITE2.architecture,
 }

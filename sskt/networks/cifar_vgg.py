@@ -44,11 +44,11 @@ def _stage(channels: int, *, width: int, convolutions: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def vgg8(*, classes: int, channels: int) -> nn.Module:
+def cifar_vgg8(*, classes: int, channels: int) -> nn.Module:
     """One convolution a stage; 3.9 M parameters."""
     return CifarVGG(1, classes=classes, channels=channels)
 
 
-def vgg13(*, classes: int, channels: int) -> nn.Module:
+def cifar_vgg13(*, classes: int, channels: int) -> nn.Module:
     """Two convolutions a stage; 9.4 M parameters."""
     return CifarVGG(2, classes=classes, channels=channels)

@@ -59,7 +59,7 @@ def torchvision_architecture(name: str) -> Architecture:
         build=build,
         taps=TAPS.get(name, ()),
         preprocessing=lambda: _preprocessing(get_model_weights(name).DEFAULT),
-        named_weights=partial(_named_weights, name),
+        named_weights=partial(named_weights, name),
     )
 
 
@@ -89,7 +89,7 @@ def _preprocessing(weights: Any) -> Preprocessing:
     return Preprocessing(channels=3, size=preset.crop_size[0], mean=tuple(preset.mean), std=tuple(preset.std))
 
 
-def _named_weights(name: str, weights_name: str) -> Weights:
+def named_weights(name: str, weights_name: str) -> Weights:
     """Load torchvision's weights from its local cache, or download them into it."""
     from torchvision.models import get_model_weights
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sskt.networks.cifar_vgg import TAPS, WIDTHS, vgg8, vgg13
+from sskt.networks.cifar_vgg import TAPS, WIDTHS, cifar_vgg8, cifar_vgg13
 from sskt.networks.preprocess import Preprocess, Preprocessing
 from sskt.networks.tapped import TappedNetwork
 
@@ -17,7 +17,9 @@ def parameters_by_formula(convolutions: int, *, classes: int) -> int:
     return total
 
 
-@pytest.mark.parametrize(("build", "convolutions", "published"), [(vgg8, 1, 3_965_028), (vgg13, 2, 9_462_180)])
+@pytest.mark.parametrize(
+    ("build", "convolutions", "published"), [(cifar_vgg8, 1, 3_965_028), (cifar_vgg13, 2, 9_462_180)]
+)
 def test_parameters(build, convolutions, published):
     count = sum(parameter.numel() for parameter in build(classes=100, channels=3).parameters())
     assert count == parameters_by_formula(convolutions, classes=100) == published
@@ -25,7 +27,7 @@ def test_parameters(build, convolutions, published):
 
 def test_three_stages_are_pooled():
     preprocess = Preprocess(Preprocessing(3, None, (0.5,) * 3, (0.5,) * 3))
-    tapped = TappedNetwork(vgg8(classes=10, channels=3), taps=TAPS, head="fc", preprocess=preprocess)
+    tapped = TappedNetwork(cifar_vgg8(classes=10, channels=3), taps=TAPS, head="fc", preprocess=preprocess)
     features = tapped(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
     sizes = [32, 16, 8, 4, 4]
     assert [tuple(tap.shape) for tap in features.taps] == [

@@ -72,6 +72,12 @@ def test_other_channel_counts_do_not_turn_into_each_other():
         Preprocess(RGB)(random_images(4, 4))
 
 
+def test_a_network_for_images_sees_the_centre_frame_of_a_clip():
+    clip = random_images(48, 4)
+    assert torch.equal(Preprocess(RGB)(clip), Preprocess(RGB)(clip[:, 24:27]))
+    assert torch.equal(Preprocess(RGB)(clip[:, :9]), Preprocess(RGB)(clip[:, 3:6]))
+
+
 def test_any_channel_count_stays_as_it_is():
     images = random_images(4, 4)
     ours = Preprocess(Preprocessing(4, None, (0.0,) * 4, (1.0,) * 4))(images)
