@@ -10,6 +10,7 @@ which an A100 should do with most of these networks in TF32 (an assumption); num
 import json
 import sys
 from functools import cache
+from pathlib import Path
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -23,17 +24,19 @@ from sskt.networks.preprocess import Preprocessing
 PER_SECOND = 5e12
 IMAGES = {
     "CIFAR10": (50_000, 32), "CIFAR100": (50_000, 32), "STL10-labelled": (5_000, 96), "Places365": (1_803_460, 256),
-    "ImageNet": (1_281_167, 256), "VOCDetection": (5_011, 256), "digits": (1_078, 16), "cifar10": (50_000, 32),
+    "ImageNet": (1_281_167, 256), "VOCDetection": (5_011, 256), "digits": (1_438, 16), "cifar10": (50_000, 32),
+    "UCF101": (9_537, 112), "HMDB51": (3_570, 112),
 }  # fmt: skip
-"""Training images and their side; the last is a folder of Parquet."""
+"""Training images and their side, the last three by the folder they are in; of UCF101 and HMDB51 clips of split 1."""
 PASSES = {"dml": 2, "dogo": 4, "sskd": 4, "maxl": 5}
 """How often a step takes the target, as multiples of the usual three passes; once where nothing is said."""
 
 
 def images(dataset: DatasetSettings) -> tuple[int, int]:
     """Training images and the side they are packed at."""
-    known = dataset.name or (dataset.path or dataset.kind).split("/")[-2 if dataset.path else 0]
-    count, side = IMAGES[known]
+    path = Path(dataset.path or "")
+    folder = path.parent.name if path.suffix else path.name
+    count, side = IMAGES[dataset.name or folder or dataset.kind]
     return int(count * (1 - dataset.validation)), dataset.image_size or side
 
 
@@ -44,7 +47,8 @@ def trial_work(trial: Trial, dataset: DatasetSettings) -> float:
     classes = {"CIFAR10": 10, "CIFAR100": 100}.get(dataset.name or "", 10)
     seen = count if training.steps_per_epoch is None else training.steps_per_epoch * training.batch_size
     twice = 2 if getattr(trial.options, "learn_from", "") == "all" else 1
-    forward = macs(canonical(trial.target.architecture), canonical(trial.target.options), classes, side)
+    target = canonical(trial.target.architecture), canonical(trial.target.options)
+    forward = macs(*target, classes=classes, channels=dataset.stored_channels, side=side)
     return 3 * PASSES.get(trial.method, 1) * twice * training.epochs * seen * forward
 
 
@@ -58,16 +62,17 @@ def source_work(experiment: Experiment, name: str) -> float:
     usual = architecture.preprocessing().size if architecture.preprocessing else None
     size = source.input.size or usual
     seen = Preprocessing(0, None if source.input.scale else size, (), (), source.input.scale).side(side)
-    return count * experiment.views.count * macs(canonical(source.architecture), canonical(source.options), 1000, seen)
+    network = canonical(source.architecture), canonical(source.options)
+    return count * experiment.views.count * macs(*network, classes=1000, channels=3, side=seen)
 
 
 @cache
-def macs(architecture: str, options: str, classes: int, side: int) -> float:
-    """Multiply-adds of one forward pass of an image [3, side, side]."""
+def macs(architecture: str, options: str, *, classes: int, channels: int, side: int) -> float:
+    """Multiply-adds of one forward pass of an image [channels, side, side]."""
     build = get_architecture(json.loads(architecture)).build
-    network = build(classes=classes, channels=3, options=json.loads(options)).eval()
+    network = build(classes=classes, channels=channels, options=json.loads(options)).eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(torch.zeros(1, 3, side, side))
+        network(torch.zeros(1, channels, side, side))
     return counter.get_total_flops() / 2
 
 

@@ -27,6 +27,7 @@ from pipeline.progress import complain, say
 from pipeline.release.verbs import RELEASE_VERBS, add_release_arguments
 from pipeline.reports.report import report_experiment
 from pipeline.reports.tables import to_json, to_terminal
+from pipeline.reports.verbs import RESULTS_VERBS, add_results_arguments
 from pipeline.reports.write import write_report
 from pipeline.stages import Say, Stages
 from pipeline.starting.verbs import STARTING_VERBS, add_starting_arguments
@@ -173,6 +174,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     **FORECAST_VERBS,
     "sweep": sweep_verb,
     "report": report_verb,
+    **RESULTS_VERBS,
     **WATCHING_VERBS,
     **INSPECTING_VERBS,
     **RELEASE_VERBS,
@@ -184,12 +186,16 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
 ADD_ARGUMENTS: dict[str, Callable[[argparse.ArgumentParser, str], None]] = {
     **dict.fromkeys(STARTING_VERBS, add_starting_arguments),
     **dict.fromkeys(FORECAST_VERBS, add_forecast_arguments),
+    **dict.fromkeys(RESULTS_VERBS, add_results_arguments),
     **dict.fromkeys(WATCHING_VERBS, add_watching_arguments),
     **dict.fromkeys(INSPECTING_VERBS, add_inspecting_arguments),
     **dict.fromkeys(RELEASE_VERBS, add_release_arguments),
     **dict.fromkeys(UPKEEP_VERBS, add_upkeep_arguments),
 }
 """Of the verbs that stand in files of their own."""
+
+NO_CHANGES = ("methods", "caches", "cache-diff", "init", "predict", "results", "verify-results")
+"""Verbs that read no experiment file, or say in another place what is changed in it."""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -210,11 +216,11 @@ def make_parser() -> argparse.ArgumentParser:
             ADD_ARGUMENTS[name](command, name)
         elif name not in ("demo", "methods"):
             command.add_argument("experiment", help="the experiment file (YAML)").complete = shtab.FILE
-        if name not in ("methods", "caches", "cache-diff", "init", "predict"):
+        if name not in NO_CHANGES:
             command.add_argument(
                 "--set", action="append", default=[], metavar="PATH=VALUE", help="change a field; as often as needed"
             )
-        if name not in ("demo", "methods", "caches", "cache-diff", "init", "predict"):
+        if name not in (*NO_CHANGES, "demo"):
             command.add_argument(
                 "--laptop", action="append_const", dest="set", const=LAPTOP, help="take the file's own smaller settings"
             )

@@ -50,7 +50,6 @@ def test_a_file_says_how_it_is_run_and_what_it_costs(file):
     assert f"experiments/{name_of(file)}" in said or file.stem == "demo"
     assert "Cost: " in said
     assert "COST" not in said
-    assert len(file.read_text().splitlines()) <= 48
     assert max(map(len, file.read_text().splitlines())) <= 125
 
 

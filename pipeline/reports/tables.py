@@ -36,6 +36,11 @@ def table(report: Report) -> list[tuple[str, ...]]:
     return [headings, *(_cells(row, report.metric) for row in report.rows)]
 
 
+def row_text(row: Row, metric: str) -> str:
+    """A row as Markdown has it, but for the spaces that make columns."""
+    return f"| {' | '.join(_cells(row, metric))} |"
+
+
 def _cells(row: Row, metric: str) -> tuple[str, ...]:
     return (row.label, _score(row), _count(row), _change(row), _verdict(row, metric))
 

@@ -29,13 +29,15 @@ def test_the_command_line_is_frozen():
         name: sorted(flag for action in parser._actions for flag in action.option_strings or [action.dest])
         for name, parser in verbs.items()
     }
-    usual = ["--help", "--set", "-h", "experiment"]
+    usual = ["--help", "--laptop", "--set", "-h", "experiment"]
     train = sorted([*usual, "--export", "--in-process", "--trial"])
     assert flags == dict.fromkeys(("pack", "cache"), usual) | {
         "report": sorted([*usual, "--json"]),
         "sweep": sorted([*usual, "--dry-run"]),
         "train": train,
         "demo": ["--help", "--set", "-h"],
+        "results": ["--help", "-h", "page"],
+        "verify-results": ["--draw", "--help", "--rows", "--seeds", "-h", "page"],
         "methods": ["--help", "-h"],
         "caches": ["--help", "-h", "storage"],
         "cache-diff": ["--help", "-h", "one", "other", "storage"],
@@ -46,7 +48,7 @@ def test_the_command_line_is_frozen():
         "inspect": sorted([*usual, "--samples", "--to"]),
         "export": sorted([*usual, "--trial", "--to"]),
         "predict": ["--help", "--to", "-h", "images", "network"],
-        "gc": sorted(["--dry-run", "--help", "--set", "--yes", "-h", "experiments", "storage"]),
+        "gc": sorted(["--dry-run", "--help", "--laptop", "--set", "--yes", "-h", "experiments", "storage"]),
     }
 
 

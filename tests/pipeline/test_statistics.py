@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from pipeline.statistics import compare, correct, half_interval, holm, paired_p, summarise
+from pipeline.statistics import compare, correct, expected_mean, half_interval, holm, paired_p, summarise
 
 
 def test_summary():
@@ -102,3 +102,12 @@ def test_a_correct_table_without_effects_seldom_claims_one():
         rows = [compare(dict(enumerate(generator.normal(0, 1, 5))), baseline) for _ in range(5)]
         wrong += any(change.corrected < 0.05 for change in correct(rows))
     assert wrong / 1000 < 0.065
+
+
+def test_new_means_lie_where_they_are_predicted_95_times_in_100():
+    generator, inside = np.random.default_rng(0), 0
+    for _ in range(4000):
+        old, new = generator.normal(80, 2, 4), generator.normal(80, 2, 2)
+        low, high = expected_mean(summarise(old.tolist()), 2)
+        inside += low <= new.mean() <= high
+    assert 0.94 < inside / 4000 < 0.96

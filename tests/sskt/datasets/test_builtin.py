@@ -84,4 +84,4 @@ def test_without_its_package_mnist5k_says_what_to_install(monkeypatch):
 
 
 def test_every_plain_kind_has_a_reader():
-    assert sorted(READERS) == ["digit_pairs", "digits", "folder", "mnist5k", "torchvision"]
+    assert sorted(READERS) == ["clips", "digit_pairs", "digits", "folder", "mnist5k", "torchvision"]
