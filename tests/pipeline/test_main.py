@@ -175,7 +175,7 @@ def test_a_shell_completes_verbs_and_options(tmp_path):
         cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
     (tmp_path / "completion").write_text(script)
-    for words, wanted in (("sskt swe", "sweep"), ("sskt sweep --dry", "--dry-run"), ("sskt ver", "verify")):
+    for words, wanted in (("sskt swe", "sweep"), ("sskt sweep --dry", "--dry-run"), ("sskt verify-", "verify-results")):
         program = (
             f"source completion; COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); "
             "_shtab_sskt; echo ${COMPREPLY[@]}"
