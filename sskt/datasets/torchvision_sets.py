@@ -149,7 +149,7 @@ def _names(dataset: Any) -> tuple[str, ...]:
     said = getattr(dataset, "classes", None) or getattr(dataset, "categories", None) or ()
     # Imagenette has several names for a class; the first is the usual one, but two of ImageNet are called `crane`.
     names = tuple(name if isinstance(name, str) else str(name[0]) for name in said)
-    return names if len(set(names)) == len(names) else tuple(dataset.wnids)
+    return names if len(set(names)) == len(names) else tuple(getattr(dataset, "wnids", names))
 
 
 def _labels(dataset: Any) -> list[int]:
