@@ -1,40 +1,14 @@
 """A page of results follows what is stored, and its rows are held against new trainings."""
 
-from pathlib import Path
-
 import pytest
 
 from pipeline.planning.experiment import LAPTOP
 from pipeline.reports.results import Tried, rendered, tables, try_again
-from pipeline.stages import Stages
 from sskt.errors import InputError
-from tests.made_up import HEAD
-
-TEXT = """
-training: {epochs: 1, steps_per_epoch: 1, batch_size: 8}
-methods:
-  - {method: scratch}
-  - {method: dml}
-laptop: {training.epochs: 2}
-"""
 
 
 def mark(words: str, table: str = "") -> str:
     return f"<!-- results: {words} -->\n{table}<!-- end of results -->"
-
-
-@pytest.fixture
-def page(tmp_path: Path) -> str:
-    """A page with one table of four real trainings, none of which needs a source."""
-    head = HEAD.format(folder=tmp_path)
-    file = tmp_path / "small.yaml"
-    file.write_text(head[: head.index("sources:")] + head[head.index("target:") :] + TEXT)
-    marked = mark(f"{file} --set 'seeds=[0, 1]'")
-    stages = tables(marked)[0].stages(lambda line: None)
-    plan = stages.pack()
-    for planned in plan.trials:
-        stages.train(planned, plan, in_process=True)
-    return f"# Results\n\n{marked}\nMore words.\n"
 
 
 def test_marks_say_which_command_it_was():
@@ -58,29 +32,29 @@ def test_wrong_marks_are_named(page, says):
     assert says in str(caught.value)
 
 
-def test_tables_are_written_from_what_is_stored_and_all_else_stays(page):
-    new = rendered(page)
+def test_tables_are_written_from_what_is_stored_and_all_else_stays(results_page):
+    new = rendered(results_page)
     assert new.startswith("# Results\n\n<!-- results: ")
     assert new.endswith("<!-- end of results -->\nMore words.\n")
     assert new.count("| scratch ") == new.count("| dml ") == 1
     assert rendered(new) == new
 
 
-def test_rows_are_trained_again_with_seeds_that_are_new(page):
+def test_rows_are_trained_again_with_seeds_that_are_new(results_page):
     told: list[str] = []
-    tried = try_again(rendered(page), rows=5, seeds=2, draw=0, say=told.append)
+    tried = try_again(rendered(results_page), rows=5, seeds=2, draw=0, say=told.append)
     assert len(tried) == 2
     assert all(one.stands and len(one.again) == 2 for one in tried)
     assert [line.split(",")[1].split(":")[0] for line in told if line.startswith("train ")] == [
         " seed 2",
         " seed 3",
     ] * 2
-    (chosen,) = try_again(rendered(page), rows=1, seeds=2, draw=3, say=told.append)
+    (chosen,) = try_again(rendered(results_page), rows=1, seeds=2, draw=3, say=told.append)
     assert chosen in tried
 
 
-def test_a_row_that_was_changed_by_hand_does_not_hold(page):
-    new = rendered(page)
+def test_a_row_that_was_changed_by_hand_does_not_hold(results_page):
+    new = rendered(results_page)
     number = next(cell for cell in new.split("|") if "±" in cell)
     changed = new.replace(number, " 99.9 ± 0.1 ")
     assert [one.stands for one in try_again(changed, rows=2, seeds=1, draw=0, say=lambda line: None)].count(False) >= 1
@@ -93,10 +67,6 @@ def test_a_row_holds_where_the_new_mean_is_expected():
     assert not Tried("x", True, "", (87.0,), 84.0, 86.0).holds
 
 
-def test_a_table_without_spread_has_nothing_to_hold_against(page):
+def test_a_table_without_spread_has_nothing_to_hold_against(results_page):
     with pytest.raises(InputError, match="no row has two seeds or more"):
-        try_again(page.replace("seeds=[0, 1]", "seeds=[0]"), rows=1, seeds=1, draw=0, say=lambda line: None)
-
-
-def test_the_stages_are_those_of_the_file(page):
-    assert isinstance(tables(page)[0].stages(lambda line: None), Stages)
+        try_again(results_page.replace("seeds=[0, 1]", "seeds=[0]"), rows=1, seeds=1, draw=0, say=lambda line: None)

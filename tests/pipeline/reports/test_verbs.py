@@ -3,12 +3,11 @@
 import pytest
 
 from pipeline.__main__ import main
-from tests.pipeline.reports.test_results import page  # noqa: F401 (a fixture)
 
 
-def test_a_page_is_written_and_its_rows_are_tried(page, tmp_path, capsys):  # noqa: F811
+def test_a_page_is_written_and_its_rows_are_tried(results_page, tmp_path, capsys):
     file = tmp_path / "RESULTS.md"
-    file.write_text(page)
+    file.write_text(results_page)
     assert main(["results", str(file)]) == 0
     assert main(["results", str(file)]) == 0
     said = capsys.readouterr().out
@@ -21,7 +20,8 @@ def test_a_page_is_written_and_its_rows_are_tried(page, tmp_path, capsys):  # no
 
 
 @pytest.mark.parametrize(
-    ("words", "says"), [(["--rows", "0"], "--rows is 0; it has to be at least 1"), ([], "the page cannot be read")]
+    ("words", "says"),
+    [(["--rows", "0"], "--rows is 0; it has to be at least 1"), ([], "the page cannot be read")],
 )
 def test_mistakes_are_one_line(words, says, tmp_path, capsys):
     assert main(["verify-results", str(tmp_path / "none.md"), *words]) == 2

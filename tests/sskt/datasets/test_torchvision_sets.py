@@ -294,6 +294,16 @@ def test_missing_files_come_with_the_command_that_fetches_them(tmp_path):
     )
 
 
+@pytest.mark.parametrize("name", SETS)
+def test_what_is_missing_of_any_set_is_one_line_that_says_what_to_do(name, tmp_path):
+    with pytest.raises(InputError) as caught:
+        read(name, tmp_path)
+    said = str(caught.value)
+    assert said.startswith(f"dataset.path is {str(tmp_path)!r}, where torchvision finds no {SETS[name].of or name} (")
+    assert "download=True" in said or SETS[name].by_hand in said
+    assert "\n" not in said
+
+
 def test_a_missing_root_is_named_and_not_made(tmp_path):
     with pytest.raises(InputError, match=r"no Caltech101 \(no such folder\); .*Caltech101\('.*/none', download=True\)"):
         read("Caltech101", tmp_path / "none")
