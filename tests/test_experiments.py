@@ -77,6 +77,21 @@ def images(folder: Path, side: int, *, multi_label: bool) -> Path:
     return folder
 
 
+def clips(folder: Path, side: int) -> Path:
+    """Short clips of such noise, in the layout of UCF101."""
+    generator, listed = np.random.default_rng(0), {"trainlist01.txt": "", "testlist01.txt": ""}
+    for number in range(CLASSES * EACH):
+        clip = f"class{number % CLASSES}/clip{number}"
+        (folder / "frames" / clip).mkdir(parents=True)
+        for frame in range(2):
+            pixels = generator.integers(0, 150, (side, side, 3)) + 25 * (number % CLASSES)
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / "frames" / clip / f"{frame}.png")
+        listed["testlist01.txt" if number % 3 == 0 else "trainlist01.txt"] += f"{clip}.avi\n"
+    for name, lines in listed.items():
+        (folder / name).write_text(lines)
+    return folder
+
+
 def network(folder: Path, name: str, classes: int) -> Path:
     """A source with random weights, as `train --export` writes one."""
     settings = TargetSettings(architecture="small_cnn", options={"width": 4})
@@ -92,12 +107,12 @@ def stand_ins(file: Path, folder: Path, *smaller: str) -> list[str]:
     experiment = load_experiment(str(file), changes=list(smaller))
     dataset = experiment.dataset
     side = dataset.image_size or SIDES.get(dataset.name or "", 32)
-    path = images(folder / "images", side, multi_label=dataset.name in MULTI_LABEL)
-    changes = [
-        f"storage={folder}/store",
-        f"dataset={{kind: parquet, path: {path}, validation: 0.25, test: 0.25}}",
-        "resources={runner: plain}",
-    ]
+    if dataset.kind == "clips":
+        data = f"{{kind: clips, path: {clips(folder / 'clips', side)}, image_size: {side}, validation: 0.25}}"
+    else:
+        path = images(folder / "images", side, multi_label=dataset.name in MULTI_LABEL)
+        data = f"{{kind: parquet, path: {path}, validation: 0.25, test: 0.25}}"
+    changes = [f"storage={folder}/store", f"dataset={data}", "resources={runner: plain}"]
     for name, source in experiment.sources.items():
         classes = CLASSES if source.architecture is None else 20
         changes.append(f"sources.{name}={{weights: {network(folder, name, classes)}}}")

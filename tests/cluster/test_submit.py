@@ -108,6 +108,7 @@ def test_changes_count_as_if_they_stood_in_the_file(mine):
 def test_places_are_found_at_any_depth():
     fields = {"storage": "a", "sources": {"x": {"weights": "b"}, "path": {"weights": 3}}, "views": ["path"], 7: None}
     assert dict(places(fields)) == {"storage": "a", "sources.x.weights": "b"}
+    assert dict(places(fields | {"laptop": {"storage": "c"}})) == dict(places(fields))
     assert changed_places(["--set", "dataset.path=/a=b", "--set=training.lr=1", "x", "path"]) == {
         "dataset.path": "/a=b"
     }

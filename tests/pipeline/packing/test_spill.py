@@ -34,6 +34,14 @@ def test_images_come_back_in_their_order_and_stay_grey():
     assert (images[:, 0, 0, 0].tolist(), keys, left_out) == ([9, 3, 7], ["9", "3", "7"], ())
 
 
+def test_frames_of_a_clip_come_back_as_channels():
+    frames = tuple(Image.new("L", (4, 4), shade) for shade in range(16))
+    clip = Record("clip", 0, None, lambda: frames)
+    images, _, _ = spilled(clip, clip, settings=DatasetSettings(kind="clips", path="x"))
+    assert images.shape == (2, 48, 4, 4)
+    assert images[1, :, 0, 0].tolist() == [shade for shade in range(16) for _ in range(3)]
+
+
 def test_one_coloured_image_makes_all_coloured():
     images, _, _ = spilled(record("a", 5), record("b", 6, mode="RGB"))
     assert images[:, :, 0, 0].tolist() == [[5, 5, 5], [6, 0, 0]]

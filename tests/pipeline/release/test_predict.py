@@ -80,6 +80,11 @@ def test_where_several_classes_may_hold_each_has_a_probability_of_its_own(networ
     assert row["predicted"] == "; ".join(name for name, value in zip(CARD.classes, wanted, strict=True) if value >= 0.5)
 
 
+def test_a_network_for_clips_reads_no_single_images(network):
+    with pytest.raises(InputError, match="the network sees clips of 16 frames; predict reads single images"):
+        predict(network, dataclasses.replace(CARD, channels=48), [], out=io.StringIO())
+
+
 def test_folders_without_what_is_needed_are_named(tmp_path):
     with pytest.raises(InputError, match=r"holds no image; they end in \.avif"):
         image_files(tmp_path)
