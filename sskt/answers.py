@@ -20,7 +20,7 @@ class SourceOutputs(Protocol):
 
 @dataclass(frozen=True)
 class Column:
-    """One output as it is stored. payload: uint8 [P, views, bytes], sample id first."""
+    """One output as it is stored. payload: uint8 [P, views, bytes] without gaps, sample id first."""
 
     payload: Tensor
     encoding: Encoding
@@ -28,9 +28,11 @@ class Column:
 
     def rows(self, ids: Tensor, views: Tensor, numbers: tuple[int, ...]) -> Tensor:
         """Decode some views of samples: float32 [B, width]. numbers: those n of whose views v + n * TURN it is."""
-        count = self.payload.shape[1] // len(numbers)
-        places = (views // TURN - numbers[0]) * count + views % TURN
-        return self.encoding.decode(self.payload[ids, places], self.width)
+        _, count, size = self.payload.shape
+        places = (views // TURN - numbers[0]) * (count // len(numbers)) + views % TURN
+        # Whole rows are copied, where an index in brackets goes byte by byte.
+        rows = self.payload.view(-1, size).index_select(0, ids * count + places)
+        return self.encoding.decode(rows, self.width)
 
 
 @dataclass(frozen=True)

@@ -116,7 +116,7 @@ class U8(Encoding):
     def decode(self, payload: Tensor, width: int) -> Tensor:
         """Count down from the top."""
         top = _numbers(payload[..., :2], torch.float16).float()
-        return top - payload[..., HEADER:].float() * _step(payload)
+        return payload[..., HEADER:].float().mul_(-_step(payload)).add_(top)
 
 
 class U8Logits(U8):
@@ -136,8 +136,8 @@ class U8Logits(U8):
     def decode(self, payload: Tensor, width: int) -> Tensor:
         """Count down from 0; what was rounded up to the largest lies a quarter of a step below it."""
         place = _numbers(payload[..., :2], torch.int16).long()
-        codes = payload[..., HEADER:].float().clamp(min=0.25)
-        return -(codes * _step(payload)).scatter(-1, place, 0.0)
+        codes = payload[..., HEADER:].float().clamp_(min=0.25)
+        return codes.mul_(-_step(payload)).scatter_(-1, place, 0.0)
 
 
 class TopK(Encoding):
@@ -187,8 +187,8 @@ class TopK(Encoding):
         # Nor may rounding make the others as likely, one by one, as the kept ones are on average.
         odds = odds.clamp(min=LEAST_MASS * left_out, max=left_out / self.kept * (1 - NUDGE))
         mass = mass / mass.sum(dim=-1, keepdim=True) / (1 + odds)
-        others = (odds / (1 + odds) / left_out).expand(*payload.shape[:-1], width)
-        return others.scatter(-1, places, mass).log()
+        others = (odds / (1 + odds) / left_out).log().expand(*payload.shape[:-1], width)
+        return others.scatter(-1, places, mass.log())
 
 
 def get_encoding(name: str, output: str) -> Encoding:

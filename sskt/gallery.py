@@ -25,7 +25,8 @@ class Gallery:
         if kind in MIXTURES:
             return self._mixed(ids, views, kind)
         show = self.recipe.apply_turned if kind == "turned" else self.recipe.apply
-        return show(self.images[ids - self.first], ids=ids, views=views)
+        # Whole images are copied, where an index in brackets goes value by value.
+        return show(self.images.index_select(0, ids - self.first), ids=ids, views=views)
 
     def _mixed(self, ids: Tensor, views: Tensor, kind: Kind) -> Tensor:
         key = hash_counters(self.recipe.seed, ids, views)

@@ -14,6 +14,9 @@ COMBINATIONS = ("mean", "sum")
 class LinearHead(nn.Module):
     """One linear layer on the embedding."""
 
+    reads_taps = False
+    """A head that does not say so gets the target's taps, which are copies."""
+
     def __init__(self, embedding_dim: int, classes: int) -> None:
         super().__init__()
         self.fc = nn.Linear(embedding_dim, classes)
@@ -26,6 +29,8 @@ class LinearHead(nn.Module):
 
 class EmbeddingHead(nn.Module):
     """The embedding itself, for losses that compare it as it is."""
+
+    reads_taps = False
 
     def forward(self, features: Features) -> Tensor:
         """Return the embedding [B, D]."""

@@ -15,6 +15,8 @@ from sskt.networks.weights import fingerprint
 from sskt.settings import SourceSettings
 
 OUTPUTS = ("logits", "embedding", "attention", "features")
+MAPS = {"attention", "features"}
+"""Those that come from the taps."""
 
 
 class Source:
@@ -70,7 +72,7 @@ class Source:
                 raise unknown_name("output", output, OUTPUTS)
         statistics = _batch_statistics(self.network) if self.batch_norm == "batch" else nullcontext()
         with torch.inference_mode(), statistics:
-            features = self.network(images)
+            features = self.network(images, with_taps=not MAPS.isdisjoint(wanted))
         self.passes += len(images)
         # Tensors made in inference mode may take no part in a graph; their clones may.
         return {output: _output(features, output).to(torch.float32).clone() for output in wanted}

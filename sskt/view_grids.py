@@ -40,8 +40,9 @@ def gather(images: Tensor, grid: Grid) -> Tensor:
 
 def bounded_by(grid: Grid, size: int) -> Grid:
     """Hide what lies outside of the input."""
-    inside = (grid.y >= 0) & (grid.y < size) & (grid.x >= 0) & (grid.x < size)
-    return Grid(grid.y.clamp(0, size - 1), grid.x.clamp(0, size - 1), grid.visible & inside)
+    # Rows and columns each by themselves: mostly they are single lines, whose masks are small.
+    rows, columns = (grid.y >= 0) & (grid.y < size), (grid.x >= 0) & (grid.x < size)
+    return Grid(grid.y.clamp(0, size - 1), grid.x.clamp(0, size - 1), grid.visible & rows & columns)
 
 
 def pad_crop(grid: Grid, draw: Draw, values: tuple[int, ...], size: int) -> Grid:

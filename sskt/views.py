@@ -53,7 +53,8 @@ def _mix(bits: Tensor) -> Tensor:
 def hash_counters(seed: int, *counters: Tensor | int) -> Tensor:
     """Hash a seed and counters (broadcast against each other) to 64 random bits, as int64."""
     first = next(counter for counter in counters if isinstance(counter, Tensor))
-    return _absorb(torch.tensor(_signed(seed), dtype=torch.int64, device=first.device), *counters)
+    # Filled on the device: a number that is copied there makes the host wait for it.
+    return _absorb(torch.full((), _signed(seed), dtype=torch.int64, device=first.device), *counters)
 
 
 def _absorb(bits: Tensor, *counters: Tensor | int) -> Tensor:

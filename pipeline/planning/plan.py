@@ -19,13 +19,11 @@ from sskt.maps import MapShape
 from sskt.methods import Facts, Needs, SourceFacts, check_trial, get_method
 from sskt.networks import build_target
 from sskt.networks.architecture import errors_in
-from sskt.sources import Source, load_source
+from sskt.sources import MAPS, Source, load_source
 from sskt.views import KINDS, Recipe, make_recipe
 
 SourceCaches = dict[str, CacheSpec]
 """The caches of one source, by name."""
-
-MAP_OUTPUTS = {"attention", "features"}
 
 ONLY_NAMES = {"label", "entry", "point"}
 """Fields of a trial that say where it stands in its file; its outcome does not depend on them."""
@@ -232,7 +230,7 @@ def make_plan(
             raise InputError(f"dataset.{split} leaves no image to measure on; it has to be above 0")
     recipe = make_recipe(experiment.views, image_size=packed.size)
     needs = [(trial.sources, get_method(trial.method).needs(trial.options)) for trial in experiment.possible_trials()]
-    asked = {name for names, need in needs for name in names if MAP_OUTPUTS & set(need.outputs)}
+    asked = {name for names, need in needs for name in names if MAPS & set(need.outputs)}
     maps = {name: source.map_shapes(image_format(packed)) for name, source in sources.items() if name in asked}
     caches = {
         name: _cache_specs(

@@ -228,10 +228,11 @@ class StudentWithHeads(nn.Module):
         super().__init__()
         self.target = target
         self.heads = heads
+        self.with_taps = any(getattr(head, "reads_taps", True) for head in heads.values())
 
     def forward(self, images: Tensor) -> tuple[Tensor, dict[str, Any]]:
         """Return the primary logits [B, C] and what each head gives, for uint8 images [B, c, S, S]."""
-        features = self.target(images)
+        features = self.target(images, with_taps=self.with_taps)
         return features.logits, {name: head(features) for name, head in self.heads.items()}
 
 
@@ -276,7 +277,7 @@ class SingleTarget(Method):
 
     def predict(self, images: Tensor) -> Tensor:
         """Return the target's logits [B, C]."""
-        logits: Tensor = self.target(images).logits
+        logits: Tensor = self.target(images, with_taps=False).logits
         return logits
 
     def export(self) -> TappedNetwork:

@@ -70,7 +70,7 @@ class PeerMethod(Method):
 
     def predict(self, images: Tensor) -> Tensor:
         """Return the logits [B, C] of peer 0."""
-        logits: Tensor = self.export()(images).logits
+        logits: Tensor = self.export()(images, with_taps=False).logits
         return logits
 
     def export(self) -> TappedNetwork:

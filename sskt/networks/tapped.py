@@ -66,16 +66,17 @@ class TappedNetwork(nn.Module):
         """Number of logits."""
         return self._head_module().out_features
 
-    def forward(self, images: Tensor) -> Features:
-        """Run on uint8 images [B, c, H, W]."""
-        with self._recorded() as seen:
+    def forward(self, images: Tensor, *, with_taps: bool = True) -> Features:
+        """Run on uint8 images [B, c, H, W]. Without taps, where nobody reads them, their copies are saved."""
+        taps = self.taps if with_taps else ()
+        with self._recorded(taps) as seen:
             logits = self.network(self.preprocess(images))
         if not isinstance(logits, Tensor):
             raise InputError(f"the network returned a {type(logits).__name__}; it has to return its logits, one tensor")
-        for part in (*self.taps, _HEAD_INPUT):
+        for part in (*taps, _HEAD_INPUT):
             if part not in seen:
                 raise InputError(f"{part!r} of {type(self.network).__name__} took no part in making the logits")
-        return Features(tuple(seen[tap] for tap in self.taps), seen[_HEAD_INPUT].flatten(1), logits)
+        return Features(tuple(seen[tap] for tap in taps), seen[_HEAD_INPUT].flatten(1), logits)
 
     def tap_shapes(self, image_size: int, channels: int) -> tuple[MapShape, ...]:
         """Return the shape of each tap for images [B, channels, image_size, image_size]."""
@@ -137,14 +138,14 @@ class TappedNetwork(nn.Module):
         return head
 
     @contextmanager
-    def _recorded(self) -> Iterator[dict[str, Tensor]]:
+    def _recorded(self, taps: tuple[str, ...]) -> Iterator[dict[str, Tensor]]:
         """Collect taps by name, and the input of the head under its own key.
 
         The hooks live for one forward only: copies have none that point to the original, the plain network has none
         when it is exported, and nothing keeps activations alive.
         """
         seen: dict[str, Tensor] = {}
-        handles = [self._record_output(tap, seen) for tap in dict.fromkeys(self.taps)]
+        handles = [self._record_output(tap, seen) for tap in dict.fromkeys(taps)]
 
         def record_input(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             seen[_HEAD_INPUT] = inputs[0]

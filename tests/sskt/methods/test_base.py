@@ -167,3 +167,12 @@ def test_the_number_of_sources_is_checked():
 def test_an_unknown_method_lists_the_known_ones():
     with pytest.raises(UnknownNameError, match="method 'sskt2' is unknown; did you mean 'sskt'"):
         get_method("sskt2")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "read"),
+    (("scratch", {}, False), ("sskt", {}, False), ("sskt", {"heads": "transfer"}, True), ("at", {}, True)),
+)
+def test_taps_are_copied_where_heads_read_them_and_nowhere_else(name, options, read):
+    model = method(name, *([] if name == "scratch" else [source()]), **options)
+    assert model.student.with_taps is read

@@ -57,6 +57,14 @@ def test_features_are_what_the_parts_give_though_the_next_one_works_in_place():
     assert (tapped.embedding_dim, tapped.classes) == (16, 5)
 
 
+def test_without_taps_the_rest_is_the_same():
+    tapped = make_tapped().eval()
+    all_of_it, rest = tapped(images()), tapped(images(), with_taps=False)
+    assert rest.taps == ()
+    assert torch.equal(rest.embedding, all_of_it.embedding)
+    assert torch.equal(rest.logits, all_of_it.logits)
+
+
 def test_gradients_flow_back_through_taps():
     tapped = make_tapped()
     tapped(images()).taps[0].square().sum().backward()
