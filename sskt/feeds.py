@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from sskt.ahead import Drawn, Shown, steps_ahead
 from sskt.answers import SourceOutputs
 from sskt.datasets import SPLITS, UNLABELLED, Split
 from sskt.gallery import Gallery
@@ -85,9 +87,12 @@ class IndexStream:
         length = len(self.ids)
         first, last = start // length, (start + count - 1) // length
         self._orders = {number: self._order(number) for number in range(first, last + 1)}
-        positions = torch.arange(start, start + count, device=self.ids.device)
-        joined = torch.cat([self._orders[number] for number in range(first, last + 1)])
-        return self.ids[joined[positions - first * length]], positions // length
+        # Of every pass only what is asked for: an order is as long as the set.
+        parts = [
+            self.ids[order[max(0, start - number * length) : start + count - number * length]]
+            for number, order in self._orders.items()
+        ]
+        return torch.cat(parts), torch.arange(start, start + count, device=self.ids.device) // length
 
     def _order(self, number: int) -> Tensor:
         if number in self._orders:
@@ -168,6 +173,8 @@ class ResidentFeed:
         self.extras = extras or Extras()
         self.share = share or Share()
         self.label_rows = 0
+        self.ahead = steps_ahead(images.images, rows=training.batch_size)
+        self._drawn: dict[int, Drawn] = {}
         self._view_seed = derive(seed, "views")
         labelled = labelled_ids(images, classes=classes, per_class=training.labels_per_class)
         self._labelled = IndexStream(labelled, seed=derive(seed, "labelled order"))
@@ -194,15 +201,22 @@ class ResidentFeed:
 
     def batch(self, step: int) -> Batch:
         """Build this process's rows of the batch of a step: labelled images first, then those of the pool."""
-        ids, passes = self._taken(self._labelled, step, self.training.batch_size)
+        number, at = divmod(step, self.ahead)
+        if number not in self._drawn:
+            self._drawn = {number: self._draw(range(number * self.ahead, (number + 1) * self.ahead))}
+        return self._answered(self._drawn[number], at)
+
+    def _draw(self, steps: range) -> Drawn:
+        """All of some steps but for what sources say, which may be a live source's work."""
+        ids, passes = self._taken(self._labelled, steps, self.training.batch_size)
         labels = self.set.labels[ids]
         if self.extras.pool:
-            pool_ids, pool_passes = self._pool_rows(step)
+            pool_ids, pool_passes = self._pool_rows(steps)
             if self.training.mix != "none":
                 upright = self._shown(labels, ids, self._views(ids, passes))
-                return _joined(upright, self._mixed(pool_ids, pool_passes, kind=self.training.mix))
-            ids, passes = torch.cat([ids, pool_ids]), torch.cat([passes, pool_passes])
-            labels = torch.cat([labels, torch.full_like(self.set.labels[pool_ids], UNLABELLED)])
+                return Drawn((upright, self._mixed(pool_ids, pool_passes, kind=self.training.mix)))
+            ids, passes = torch.cat([ids, pool_ids], dim=1), torch.cat([passes, pool_passes], dim=1)
+            labels = torch.cat([labels, torch.full_like(self.set.labels[pool_ids], UNLABELLED)], dim=1)
         if not self.extras.pair:
             return self._with_turned(labels, ids, self._views(ids, passes))
         first, second = (self._views(ids, 2 * passes + number) for number in (0, 1))
@@ -215,42 +229,54 @@ class ResidentFeed:
         for some in torch.split(ids, batch_size):
             yield self.set.images[some], self.set.labels[some]
 
-    def _pool_rows(self, step: int) -> tuple[Tensor, Tensor]:
+    def _pool_rows(self, steps: range) -> tuple[Tensor, Tensor]:
         size = self.training.pool_batch_size or self.training.batch_size
         if self.extras.near is None:
-            return self._taken(self._pool, step, size)
+            return self._taken(self._pool, steps, size)
         source, count = self.extras.near
-        seeds, passes = self._taken(self._pool, step, size // (1 + count))
+        seeds, passes = self._taken(self._pool, steps, size // (1 + count))
         near = self.graphs[source].ids[seeds, :count]
-        return torch.cat([seeds.unsqueeze(1), near], dim=1).flatten(), passes.repeat_interleave(1 + count)
+        return torch.cat([seeds.unsqueeze(2), near], dim=2).flatten(1), passes.repeat_interleave(1 + count, dim=1)
 
-    def _taken(self, stream: IndexStream, step: int, size: int) -> tuple[Tensor, Tensor]:
-        """Return the ids and passes of a step that are for this process."""
-        ids, passes = stream.take(step * size, size)
+    def _taken(self, stream: IndexStream, steps: range, size: int) -> tuple[Tensor, Tensor]:
+        """Return the ids and passes of some steps that are for this process: int64 [steps, rows]."""
         mine = slice(self.share.rank, None, self.share.world)
-        return ids[mine], passes[mine]
+        ids, passes = (rows.view(len(steps), size) for rows in stream.take(steps.start * size, len(steps) * size))
+        return ids[:, mine], passes[:, mine]
 
     def _views(self, ids: Tensor, passes: Tensor) -> Tensor:
-        return view_of_pass(ids, passes, count=self.view_count, seed=self._view_seed)
+        chosen = view_of_pass(ids.flatten(), passes.flatten(), count=self.view_count, seed=self._view_seed)
+        return chosen.view_as(ids)
 
-    def _with_turned(self, labels: Tensor, ids: Tensor, views: Tensor) -> Batch:
+    def _with_turned(self, labels: Tensor, ids: Tensor, views: Tensor) -> Drawn:
         """The views, and their turned ones where asked for."""
         upright = self._shown(labels, ids, views)
         if not self.extras.turned:
-            return upright
-        hidden = torch.full_like(torch.cat([labels] * 3), UNLABELLED)
-        sideways = torch.cat([turned(views, quarters) for quarters in KINDS["turned"]])
-        return replace(upright, turned=self._shown(hidden, ids.repeat(3), sideways, kind="turned"))
+            return Drawn((upright,))
+        hidden = torch.full_like(torch.cat([labels] * 3, dim=1), UNLABELLED)
+        sideways = torch.cat([turned(views, quarters) for quarters in KINDS["turned"]], dim=1)
+        return Drawn((upright,), turned=self._shown(hidden, ids.repeat(1, 3), sideways, kind="turned"))
 
-    def _mixed(self, ids: Tensor, passes: Tensor, *, kind: Kind) -> Batch:
+    def _mixed(self, ids: Tensor, passes: Tensor, *, kind: Kind) -> Shown:
         """Images of the pool, mixed. Labelled ones never are: the label of what comes in may be hidden."""
         (number,), hidden = KINDS[kind], torch.full_like(self.set.labels[ids], UNLABELLED)
         return self._shown(hidden, ids, self._views(ids, passes) + number * TURN, kind=kind)
 
-    def _shown(self, labels: Tensor, ids: Tensor, views: Tensor, *, kind: Kind = "") -> Batch:
-        """Views of a kind, with what the sources say of them."""
-        images = self.gallery.show(ids, views=views, kind=kind)
-        outputs = {name: read(images, ids=ids, views=views, kind=kind) for name, read in self.outputs.items()}
+    def _shown(self, labels: Tensor, ids: Tensor, views: Tensor, *, kind: Kind = "") -> Shown:
+        """Views of a kind."""
+        images = self.gallery.show(ids.flatten(), views=views.flatten(), kind=kind)
+        return Shown(kind, images.view(*ids.shape, *images.shape[1:]), labels, ids, views)
+
+    def _answered(self, drawn: Drawn, at: int) -> Batch:
+        """The batch of one of the steps that are drawn, with what the sources say of its views."""
+        batch = reduce(_joined, (self._read(part, at) for part in drawn.parts))
+        if drawn.turned:
+            batch = replace(batch, turned=self._read(drawn.turned, at))
+        return replace(batch, pair=self._answered(drawn.pair, at)) if drawn.pair else batch
+
+    def _read(self, shown: Shown, at: int) -> Batch:
+        images, labels, ids, views = (rows[at] for rows in (shown.images, shown.labels, shown.ids, shown.views))
+        outputs = {name: read(images, ids=ids, views=views, kind=shown.kind) for name, read in self.outputs.items()}
         self.label_rows += len(ids) * len(outputs)
         return Batch(images, labels, ids, views, outputs)
 
