@@ -72,17 +72,19 @@ def train_verb(arguments: argparse.Namespace) -> int:
     """Train one trial by Ray Train, over `resources.workers` processes.
 
     Packs and caches first if need be. Saves a checkpoint every epoch and continues from it; a finished training is
-    found, not repeated. Without --trial the experiment has to hold a single one.
+    found, not repeated. Without --trial the experiment has to hold a single one. With --profile it says where the time
+    of its steps went (docs/sweeps.md).
 
       python -m pipeline train experiments/demo_source.yaml --export mnist.safetensors
       python -m pipeline train experiments/demo.yaml --trial 3
       python -m pipeline train mine.yaml --trial 0 --set resources.workers=2
+      python -m pipeline train mine.yaml --trial 0 --in-process --profile
     """
     stages = _stages(arguments, writes="claims")
     plan = stages.pack()
     planned = _choose(plan, arguments.trial)
     stages.cache(plan, trials=[planned])
-    stages.train(planned, plan, in_process=arguments.in_process)
+    stages.train(planned, plan, in_process=arguments.in_process, profiled=arguments.profile)
     if arguments.export:
         stages.export(planned, arguments.export)
     return 0
@@ -232,6 +234,7 @@ def make_parser() -> argparse.ArgumentParser:
             command.add_argument("--trial", type=int, metavar="N", help="number of the trial in the experiment, from 0")
             command.add_argument("--export", metavar="FILE", help="write the trained target there (.safetensors)")
             command.add_argument("--in-process", action="store_true", help="train here, without Ray")
+            command.add_argument("--profile", action="store_true", help="say where the time of its steps goes")
     return parser
 
 

@@ -33,6 +33,7 @@ from pipeline.trials.results import Result, read_result
 from pipeline.trials.trials import network_key
 from sskt.errors import DamagedError, InputError, SsktError
 from sskt.metrics import TITLES
+from sskt.profile import profile_lines
 
 WATCH_SECONDS = 0.5
 
@@ -152,21 +153,25 @@ class Stages:
         return outcome
 
     @_stage
-    def train(self, planned: PlannedTrial, plan: Plan, *, in_process: bool = False) -> float:
+    def train(self, planned: PlannedTrial, plan: Plan, *, in_process: bool = False, profiled: bool = False) -> float:
         """Train one trial by Ray Train, or in this process; return how long it trained now, 0 if it was found done."""
         found = read_result(self.storage, planned.run_key)
-        result = found or self._train(planned, plan, in_process=in_process)
+        result = found or self._train(planned, plan, in_process=in_process, profiled=profiled)
         how = "found" if found else f"{result['seconds']:.1f} s on {result['processes']} process(es)"
         name = f"{planned.trial.label}, seed {planned.trial.seed}"
         told = f"test {TITLES[result['metric']]} {result['test'][result['metric']]:.1f} %"
         self.say(f"train   {name}: {told} ({how}) [{planned.run_key}]")
+        if profiled:
+            taken = result.get("profile")
+            lines = profile_lines(taken) if taken else ["no profile was taken when this was trained"]
+            self.say("\n".join(f"profile {line}" for line in lines))
         return 0.0 if found else float(result["seconds"])
 
-    def _train(self, planned: PlannedTrial, plan: Plan, *, in_process: bool) -> Result:
+    def _train(self, planned: PlannedTrial, plan: Plan, *, in_process: bool, profiled: bool) -> Result:
         if self.experiment.log_to:
             self.say("train   log_to is heard of by `sweep` alone")
         with self._watched(planned):
-            return run_one(planned, plan, self.storage, in_process=in_process, say=self.say)
+            return run_one(planned, plan, self.storage, in_process=in_process, profiled=profiled, say=self.say)
 
     @contextmanager
     def _watched(self, planned: PlannedTrial) -> Iterator[None]:

@@ -211,10 +211,13 @@ def search(plan: Plan, storage: Storage, *, say: Say) -> None:
     say(f"search  {outcome.done} trials done now, {outcome.stopped} stopped early, {len(outcome.failures)} failed")
 
 
-def run_one(planned: PlannedTrial, plan: Plan, storage: Storage, *, in_process: bool, say: Say) -> Result:
+def run_one(
+    planned: PlannedTrial, plan: Plan, storage: Storage, *, in_process: bool, profiled: bool = False, say: Say
+) -> Result:
     """Train one trial in this process or by Ray Train, or wait for the run that trains it now."""
     materials = gather_materials(plan, storage, [planned])
     demand = make_demand(plan.experiment.resources, "plain" if in_process else "train")
+    demand = replace(demand, profiled=profiled)
     while True:
         ended = run_plain(planned, materials, demand) if in_process else _trained(planned, materials, demand, say=say)
         if ended.state == "busy":

@@ -51,6 +51,7 @@ class Demand:
     at_once: int = 1
     """Trials side by side."""
     hung_after: float = 60
+    profiled: bool = False
 
 
 def run_plain(planned: PlannedTrial, materials: Materials, demand: Demand) -> Ended:
@@ -287,4 +288,5 @@ def process_of(demand: Demand) -> Process:
         threads=max(1, math.floor(demand.need.cpus)),
         hung_after=demand.hung_after,
         side_by_side=demand.at_once,
+        profiled=demand.profiled,
     )

@@ -1,13 +1,8 @@
 """One trial, from its materials to its recorded result, on whatever process it runs."""
 
-import functools
-import os
-import platform
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +19,7 @@ from pipeline.tensors import as_tensor
 from pipeline.trials.checkpoints import Checkpoints
 from pipeline.trials.results import Result, read_result, write_result
 from pipeline.trials.telling import told
+from pipeline.trials.versions import versions
 from sskt.answers import CachedOutputs, Column, LiveOutputs, SourceOutputs
 from sskt.errors import DamagedError
 from sskt.export import export_bytes
@@ -34,6 +30,7 @@ from sskt.loop import Context, Metrics, evaluate, evaluate_classes, fit
 from sskt.loop import Progress as TrainingProgress
 from sskt.methods import Method, Needs, Task, get_method
 from sskt.metrics import main_metric
+from sskt.profile import Profile
 from sskt.seeds import derive
 from sskt.settings import SourceSettings
 from sskt.sources import load_source
@@ -91,6 +88,8 @@ class Process:
     """What it is started for, again and again where it dies: claims of earlier tries are dead."""
     carried: dict[str, Any] = field(default_factory=dict)
     """Plain values that go along with every saved state, and into the result."""
+    profiled: bool = False
+    """Whether to look where the time goes; the result says it."""
     side_by_side: int = 1
     """How many trials share the cluster with this one: speeds are comparable where it is the same."""
 
@@ -153,12 +152,14 @@ def run_trial(planned: PlannedTrial, materials: Materials, process: Process) -> 
         beat=process.beat,
     )
     context = told(context, planned, first=process.rank == 0)
-    progress = fit(method, feed, epochs=trial.training.epochs, seed=trial.seed, context=context)
+    profile = Profile(process.device, wanted=process.profiled)
+    with profile.taking(method, feed):
+        progress = fit(method, feed, epochs=trial.training.epochs, seed=trial.seed, context=profile.told(context))
     test = evaluate(method, feed, "test", beat=process.beat)
     seconds = time.perf_counter() - began
     result = describe(planned, progress, materials=materials, test=test, process=process, seconds=seconds)
     by_class = evaluate_classes(method, feed, "test", classes=planned.facts.classes, beat=process.beat)
-    result |= {"by_class": by_class} | process.carried
+    result |= {"by_class": by_class} | process.carried | profile.kept()
     if process.rank == 0:
         process.waiting(storage.write)(network_key(planned.run_key), export_trained(planned, method))
         process.waiting(write_result)(storage, planned.run_key, result)
@@ -281,19 +282,3 @@ def _from_caches(label_rows: int, planned: PlannedTrial, materials: Materials) -
 def export_trained(planned: PlannedTrial, method: Method) -> bytes:
     """The trained target alone, as a file that can be a source of other experiments."""
     return export_bytes(method.export(), settings=planned.trial.target, classes=planned.facts.classes)
-
-
-@functools.cache
-def versions() -> dict[str, str]:
-    """What the training ran on."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
-    return {"torch": torch.__version__, "python": platform.python_version(), "device": device, "commit": git_commit()}
-
-
-def git_commit() -> str:
-    """The commit of the code that runs, or nothing outside of a checkout."""
-    folder = Path(__file__).parent
-    answer = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=False, env=os.environ
-    )
-    return answer.stdout.strip()
