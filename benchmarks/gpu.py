@@ -6,7 +6,7 @@ Needs torch, `sskt/` and this folder. Prints, and with --to writes, Markdown tab
 reach on this chip; images per second of a bare step (forward, backward and step of the plain network on tensors that
 lie there) and of trainings from the resident feed, as they are, in bfloat16 and compiled, with the parts of the bare
 step and of the matrix product's rate that they reach, and the memory they take; a cached source against the same one
-run live at 224 pixels, beside the bound (T + S) / T; K trials fused into one, where `sskt.fused` is there; K processes
+run live at 224 pixels, beside the bound (T + S) / T; K trials fused into one, where `sskt.stacks` is there; K processes
 side by side. Networks of torchvision have random weights; where it is not installed they are left out, with a line that
 says so. float32 is what cuDNN makes of it, TF32 where the chip has that. --quick: small networks and few steps, to see
 that it runs.
@@ -55,6 +55,7 @@ class Asked:
     batch: int
     steps: int
     side_by_side: tuple[int, ...]
+    fused: tuple[int, ...]
     compiled: bool
     matrix: int
     copied: int
@@ -72,6 +73,7 @@ def asked_of(device: torch.device, *, quick: bool) -> Asked:
             batch=16,
             steps=3,
             side_by_side=(1, 2),
+            fused=(1, 2),
             compiled=False,
             matrix=256,
             copied=1 << 22,
@@ -84,6 +86,7 @@ def asked_of(device: torch.device, *, quick: bool) -> Asked:
         batch=128,
         steps=60,
         side_by_side=(1, 2, 4, 8),
+        fused=(1, 2, 4, 8, 16, 32, 64),
         compiled=True,
         matrix=8192,
         copied=1 << 31,
@@ -276,6 +279,36 @@ def source_lines(asked: Asked) -> Table:
     )
 
 
+def fused_lines(asked: Asked) -> Table:
+    """K trainings whose targets are stacked, against one by itself."""
+    name, side = asked.networks[0]
+    yield f"\n| trainings of {name} in one | images/s in all | against one by itself | memory |\n|---|---|---|---|"
+    if importlib.util.find_spec("sskt.stacks") is None:
+        yield "| left out: there is no sskt.stacks | | | |"
+        return
+    from sskt.stacks import Stack
+
+    images = images_of(asked, side)
+
+    def trainings(count: int) -> tuple[list[Method], list[ResidentFeed]]:
+        feeds = [make_feed(images, batch=asked.batch) for _ in range(count)]
+        return [make_method("scratch", name, feed) for feed in feeds], feeds
+
+    def alone() -> float:
+        (method,), (feed,) = trainings(1)
+        return seconds(training_step(method, feed), asked)
+
+    def stacked(count: int) -> float:
+        methods, feeds = trainings(count)
+        stack = Stack(methods)
+        return seconds(lambda number: stack.step([feed.batch(number) for feed in feeds]), asked)
+
+    one = alone()
+    for count in asked.fused:
+        took, held = memory(asked, lambda count=count: stacked(count))
+        yield f"| {count} | {count * asked.batch / took:.0f} | {count * one / took:.2f} | {held} |"
+
+
 def processes_lines(asked: Asked) -> Table:
     """K processes side by side, each training by itself."""
     name, _ = asked.networks[0]
@@ -328,6 +361,7 @@ def tables(asked: Asked) -> Table:
     yield from ceiling_lines(asked, rates)
     yield from feed_lines(asked, rates)
     yield from source_lines(asked)
+    yield from fused_lines(asked)
     yield from processes_lines(asked)
 
 

@@ -30,7 +30,7 @@ def test_the_command_line_is_frozen():
         for name, parser in verbs.items()
     }
     usual = ["--help", "--laptop", "--set", "-h", "experiment"]
-    train = sorted([*usual, "--export", "--in-process", "--trial"])
+    train = sorted([*usual, "--export", "--in-process", "--profile", "--trial"])
     assert flags == dict.fromkeys(("pack", "cache"), usual) | {
         "report": sorted([*usual, "--json"]),
         "sweep": sorted([*usual, "--dry-run"]),

@@ -23,6 +23,19 @@ def test_every_stage_says_in_a_line_what_it_did_and_what_it_found(experiment_fil
     assert "(found)" in said[2]
 
 
+def test_a_profile_is_kept_with_the_result_and_told_again(experiment_file):
+    said: list[str] = []
+    stages = Stages(load_experiment(str(experiment_file)), said.append)
+    plan = stages.pack()
+    for _ in range(2):
+        stages.train(plan.trials[0], plan, in_process=True, profiled=True)
+    assert "part of a step" in said[2] and "bare step" in said[2]
+    assert said[2] == said[4]
+    stages.train(plan.trials[1], plan, in_process=True)
+    stages.train(plan.trials[1], plan, in_process=True, profiled=True)
+    assert said[-1] == "profile no profile was taken when this was trained"
+
+
 def test_only_a_trained_network_can_be_exported(experiment_file, tmp_path):
     stages = Stages(load_experiment(str(experiment_file)), lambda line: None)
     plan = stages.pack()
