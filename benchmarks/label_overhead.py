@@ -1,17 +1,19 @@
 """What labels from a cache cost a training step, and how long it waits for its batches.
 
-    python -m benchmarks.label_overhead FOLDER [--rounds 8] [--threads 1] [--networks small_cnn resnet20]
+    python -m benchmarks.label_overhead FOLDER [--rounds 8] [--networks small_cnn resnet20]
 
-FOLDER holds CIFAR-10 as `train.parquet`. Three trainings of a target take turns, each as many steps as a feed draws at
-once: `hard` learns from labels alone; `sskt` has a linear head and reads a cache of 1000 classes; `fixed` does the
-same arithmetic on answers that lie there decoded. What labels cost is `sskt` less `fixed`, as a part of `hard`: the
-head's own arithmetic is in both. That is a difference of large numbers; the lookup beside it is timed by itself. The
-wait is what the host spends in the feed, of the steps of `sskt`; on a CPU the feed's own work is all of it.
+FOLDER holds CIFAR-10 as `train.parquet`. Three trainings of a target on one CPU take turns, step by step: `hard` learns
+from labels alone; `sskt` has a linear head and reads a cache of 1000 classes; `fixed` does the same arithmetic on
+answers that lie there decoded. A round is as many steps as a feed draws at once. What labels cost is `sskt` less
+`fixed`, as a part of `hard`, the median of the rounds: the head's own arithmetic is in both. That is a difference of
+large numbers; the lookup beside it is timed by itself. The wait is what the host spends in the feed, of the steps of
+`sskt`; on a CPU the feed's own work is all of it. Times are those of the process on its CPU.
 """
 
 import argparse
 import time
 from dataclasses import dataclass, field, replace
+from statistics import median
 
 import torch
 from torch import Tensor
@@ -34,15 +36,12 @@ class Side:
     """In place of the feed's."""
     waits: list[float] = field(default_factory=list)
 
-    def run(self, turn: int) -> None:
-        """As many steps as the feed draws at once."""
-        waited = 0.0
-        for step in range(turn * self.feed.ahead, (turn + 1) * self.feed.ahead):
-            began = time.perf_counter()
-            batch = self.feed.batch(step)
-            waited += time.perf_counter() - began
-            self.method.step(batch if self.answers is None else replace(batch, outputs=self.answers))
-        self.waits.append(waited)
+    def run(self, step: int) -> None:
+        """Take a step."""
+        began = time.process_time()
+        batch = self.feed.batch(step)
+        self.waits.append(time.process_time() - began)
+        self.method.step(batch if self.answers is None else replace(batch, outputs=self.answers))
 
 
 def measure(network: str, encoding: str, images: ImageSet, *, rounds: int) -> str:
@@ -52,14 +51,22 @@ def measure(network: str, encoding: str, images: ImageSet, *, rounds: int) -> st
     hard = Side(make_method("scratch", network, plain), plain)
     methods = [make_method("sskt", network, cached, sources={"source": SOURCE_CLASSES}) for _ in range(2)]
     fixed, sskt = Side(methods[0], make_feed(images), cached.batch(0).outputs), Side(methods[1], cached)
-    times = turns([side.run for side in (hard, fixed, sskt)], count=rounds, warm=1)
-    by_hard, by_fixed, by_sskt = (1e3 * min(one) / plain.ahead for one in times)
-    without, wait = (1e3 * min(side.waits[1:]) / plain.ahead for side in (fixed, sskt))
-    costs, lookup = by_sskt - by_fixed, wait - without
+    ahead = plain.ahead
+    times = turns([side.run for side in (hard, fixed, sskt)], count=rounds * ahead, warm=ahead)
+    by_hard, by_fixed, by_sskt = (by_round(one, ahead) for one in times)
+    without, wait = (by_round(side.waits[ahead:], ahead) for side in (fixed, sskt))
+    costs = [100 * (one - other) / whole for one, other, whole in zip(by_sskt, by_fixed, by_hard, strict=True)]
+    lookup, usual = median(wait) - median(without), median(by_hard)
     return (
-        f"| {network} | {encoding} | {by_hard:.2f} | {by_fixed:.2f} | {by_sskt:.2f} | {100 * costs / by_hard:.2f} % "
-        f"| {lookup:.3f}: {100 * lookup / by_hard:.2f} % | {wait:.3f}: {100 * wait / by_sskt:.2f} % |"
+        f"| {network} | {encoding} | {usual:.2f} | {median(by_fixed):.2f} | {median(by_sskt):.2f} "
+        f"| {median(costs):.2f} % ({min(costs):.1f} to {max(costs):.1f}) | {lookup:.3f}: {100 * lookup / usual:.2f} % "
+        f"| {median(wait):.3f}: {100 * median(wait) / median(by_sskt):.2f} % |"
     )
+
+
+def by_round(seconds: list[float], length: int) -> list[float]:
+    """Mean milliseconds of a step, for every round of so many."""
+    return [1e3 * sum(seconds[at : at + length]) / length for at in range(0, len(seconds), length)]
 
 
 def main() -> None:
@@ -67,12 +74,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.label_overhead", description=__doc__.partition("\n")[0])
     parser.add_argument("folder", help="with train.parquet of CIFAR-10")
     parser.add_argument("--rounds", type=int, default=8, help="of so many steps as a feed draws at once")
-    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--networks", nargs="+", default=("small_cnn", "resnet20"))
     asked = parser.parse_args()
-    torch.set_num_threads(asked.threads)
+    torch.set_num_threads(1)
     images = cifar(asked.folder, rows=ROWS)
-    print("ms of a step of 128 images, the quickest of the rounds\n")
+    print("ms of a step of 128 images, medians of the rounds\n")
     print("| target | cache | hard | fixed | sskt | labels cost, of hard | lookup, of hard | wait, of sskt |")
     print("|---|---|---|---|---|---|---|---|")
     for network in asked.networks:

@@ -5,7 +5,6 @@ Torch and `sskt/` are enough for it; only `cifar` reads Parquet.
 
 import gc
 import io
-import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -125,17 +124,15 @@ def no_source(name: str) -> None:
 
 
 def turns(sides: Sequence[Callable[[int], object]], *, count: int, warm: int = 5) -> list[list[float]]:
-    """Seconds of every call of the sides, which come in turns and are told the number of the turn."""
+    """Seconds of every call of the sides, which come in turns and are told the number of the turn.
+
+    Seconds of this process on its CPUs, which others that wait for the same CPUs do not make more.
+    """
     times: list[list[float]] = [[] for _ in sides]
     gc.collect()
     for turn in range(warm + count):
         for side, known in zip(sides, times, strict=True):
-            began = time.perf_counter()
+            began = time.process_time()
             side(turn)
-            known.append(time.perf_counter() - began)
+            known.append(time.process_time() - began)
     return [known[warm:] for known in times]
-
-
-def quick(times: Sequence[float]) -> float:
-    """The lower quartile: on a machine that others use too, what is slower says more of them."""
-    return statistics.quantiles(times, n=4)[0]

@@ -1,6 +1,6 @@
 """A training step from the resident feed, against the loop people write and against the limit.
 
-    python -m benchmarks.plain_loop FOLDER [--networks small_cnn resnet20] [--source-side 74] [--threads 1]
+    python -m benchmarks.plain_loop FOLDER [--networks small_cnn resnet20] [--source-side 74]
 
 FOLDER holds CIFAR-10 as `train.parquet`. Of each target five trainings take turns, some steps at a time: `bare` is
 forward, backward and step of the plain network on tensors that lie there, which no training can go below; `ours` is
@@ -168,9 +168,8 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", default=("small_cnn", "resnet20"))
     parser.add_argument("--source-side", type=int, default=74, help="pixels that the live source sees")
     parser.add_argument("--rounds", type=int, default=5, help="of 10 steps of each side")
-    parser.add_argument("--threads", type=int, default=1)
     asked = parser.parse_args()
-    torch.set_num_threads(asked.threads)
+    torch.set_num_threads(1)
     images = cifar(asked.folder, rows=ROWS)
     print("| target | training | images/s | of its limit |\n|---|---|---|---|")
     for architecture in asked.networks:

@@ -1,9 +1,9 @@
 """Knowledge distillation beside torchdistill 1.1.5: epochs per second, and a sweep of 12 trials reckoned from them.
 
     pip install torchdistill==1.1.5
-    python -m benchmarks.torchdistill_kd FOLDER [--teacher efficientnet_lite0] [--side 74] [--threads 1]
+    python -m benchmarks.torchdistill_kd FOLDER [--teacher efficientnet_lite0] [--side 74]
 
-FOLDER holds CIFAR-10 as `train.parquet`. Both have the same teacher (random weights, 10 classes; its time is what counts,
+FOLDER holds CIFAR-10 as `train.parquet`. Both have the same teacher (random weights, 10 classes: its time counts,
 not what it says), the student resnet20, batches of 128, crop and flip, KD with T 4 and weight 0.9, SGD, one process.
 torchdistill does it as its examples do: a DistillationBox made from a configuration, torchvision's data set with its
 transforms, a DataLoader without workers (with them, it would have cores that ours has not), the teacher in every step;
@@ -133,9 +133,8 @@ def main() -> None:
     parser.add_argument("--teacher", default="efficientnet_lite0")
     parser.add_argument("--side", type=int, default=74, help="pixels that the teacher sees")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1)
     asked = parser.parse_args()
-    torch.set_num_threads(asked.threads)
+    torch.set_num_threads(1)
     logging.disable(logging.INFO)  # its box describes itself
     images = cifar(asked.folder, rows=ROWS)
     teacher = build_target(TargetSettings(architecture=asked.teacher), classes=CLASSES, image=IMAGE)
@@ -147,7 +146,7 @@ def main() -> None:
     epoch = SAMPLES // BATCH
     cache = min(times[2]) / LABELLED * SAMPLES * VIEWS
     sweeps = [TRIALS * EPOCHS * epoch * live, cache + TRIALS * EPOCHS * epoch * cached]
-    print(f"teacher {asked.teacher} at {asked.side} px, student resnet20, batches of {BATCH}, threads {asked.threads}")
+    print(f"teacher {asked.teacher} at {asked.side} px, student resnet20, batches of {BATCH}, one CPU")
     print(f"torchdistill  {1e3 * live:8.1f} ms a step, {1 / (epoch * live):.5f} epochs/s")
     print(f"ours          {1e3 * cached:8.1f} ms a step, {1 / (epoch * cached):.5f} epochs/s, cache {cache:.0f} s once")
     print(f"ratio         {live / cached:8.2f} of epochs per second")
