@@ -165,9 +165,12 @@ def _one_view(
     """Return uint8 [rows, bytes] for each segment."""
     labels = [segment.labels for segment in segments]
     parts: list[list[Tensor]] = [[] for _ in segments]
-    for some in ids.split(job.batch_size):
-        seen = gallery.show(some, views=torch.full_like(some, view), kind=labels[0].kind).to(job.device)
-        answers = source.outputs(seen, tuple(one.output for one in labels))
+    batches = ids.split(job.batch_size)
+    shown = (gallery.show(some, views=torch.full_like(some, view), kind=labels[0].kind) for some in batches)
+    seen = next(shown)
+    for some in batches:
+        answers = source.outputs(seen.to(job.device), tuple(one.output for one in labels))
+        seen = next(shown, seen)  # drawn while a GPU is at work on its answers, which are waited for below
         count("sskt_source_views", len(some))
         for one, part in zip(labels, parts, strict=True):
             values = answers[one.output]
