@@ -17,7 +17,6 @@ import importlib.util
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,6 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.material import CLASSES, IMAGE, made_up, made_up_answers, make_feed, make_method, settings
 from sskt.answers import LiveOutputs
+from sskt.compiling import compile_targets
 from sskt.feeds import ImageSet, ResidentFeed
 from sskt.methods import Method
 from sskt.networks import ImageFormat, build_target
@@ -175,15 +175,9 @@ def bare_step(name: str, side: int, asked: Asked) -> tuple[Step, float]:
     return step, float(counted.get_total_flops())
 
 
-def training_step(method: Method, feed: ResidentFeed, *, bf16: bool = False) -> Step:
+def training_step(method: Method, feed: ResidentFeed) -> Step:
     """A step of a training, its batch included."""
-    device = feed.set.images.device
-
-    def step(number: int) -> None:
-        with torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext():
-            method.step(feed.batch(number))
-
-    return step
+    return lambda number: method.step(feed.batch(number))
 
 
 def images_of(asked: Asked, side: int) -> ImageSet:
@@ -204,7 +198,11 @@ def feed_lines(asked: Asked, rates: dict[torch.dtype, float]) -> Table:
         sides = {"bare": (lambda step=step: step, False)} | variants(name, images, asked)
         limit = 0.0
         for what, (make, bf16) in sides.items():
-            took, held = memory(asked, lambda make=make: seconds(make(), asked))
+            try:
+                took, held = memory(asked, lambda make=make: seconds(make(), asked))
+            except RuntimeError as error:  # a compiler's, or want of memory
+                yield f"| {name}, {side} px | {what} | left out: {' '.join(str(error).split())[:200]} | | | |"
+                continue
             limit = limit or took
             reached = flops / took / rates[torch.bfloat16 if bf16 else torch.float32]
             row = (f"{asked.batch / took:.0f}", f"{limit / took:.3f}", f"{reached:.3f}", held)
@@ -218,9 +216,11 @@ def variants(name: str, images: ImageSet, asked: Asked) -> dict[str, tuple[Calla
     def hard(*, bf16: bool = False, mode: str | None = None) -> Step:
         feed = make_feed(images, batch=asked.batch)
         method = make_method("scratch", name, feed)
-        if mode:
-            method.student.compile(mode=mode)
-        return training_step(method, feed, bf16=bf16)
+        method.target.computes_in = torch.bfloat16 if bf16 else None
+        reason = compile_targets(method.student, feed.batch(0).images, mode=mode) if mode else None
+        if reason:
+            raise RuntimeError(reason)
+        return training_step(method, feed)
 
     def cached() -> Step:
         feed = make_feed(images, cache, batch=asked.batch)

@@ -69,6 +69,8 @@ class TargetSettings:
     """Parts by their dotted names, with all below them, that stay as loaded, their statistics too; none by default."""
     options: dict[str, Option] = field(default_factory=dict)
     input: InputSettings = InputSettings()
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """What its layers compute in; with `bfloat16` its weights, the heads and the losses stay in float32."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ import torch
 from pipeline.canonical import canonical, digest
 from pipeline.packing.packed import PackedDataset, image_format
 from pipeline.planning.experiment import Experiment, Trial
+from pipeline.planning.run_keys import SEMANTICS, said
 from pipeline.planning.specs import CacheSpec, GraphSpec, Labels, caches_of
 from sskt.encodings import stored_as
 from sskt.errors import InputError
@@ -24,12 +25,6 @@ from sskt.views import KINDS, Recipe, make_recipe
 
 SourceCaches = dict[str, CacheSpec]
 """The caches of one source, by name."""
-
-ONLY_NAMES = {"label", "entry", "point"}
-"""Fields of a trial that say where it stands in its file; its outcome does not depend on them."""
-
-SEMANTICS = 1
-"""Part of every run key; raised when the same settings begin to mean another training."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +104,7 @@ class Plan:
         except InputError as error:
             raise InputError(f"methods: {trial.label!r}: {error}") from error
         spec = {
-            "trial": {name: self._once(value) for name, value in vars(trial).items() if name not in ONLY_NAMES},
+            "trial": {name: self._once(value) for name, value in said(trial).items()},
             "semantics": SEMANTICS,
             "torch": torch_version(),
             "dataset": self.packed.fingerprint,

@@ -54,6 +54,11 @@ class ResourceSettings:
     """Which nodes the sources run on."""
     node_cache_gb: float = 10
     """How much of a storage that is no folder each node keeps on its own disk; 0 turns that off. docs/storage.md."""
+    compile: Literal["none", "default", "reduce-overhead"] = "none"
+    """Whether targets are compiled by torch.compile; `reduce-overhead` makes CUDA graphs of them. Where it fails, they
+    train as they are. It rounds as another machine would: no run key says it, nor `channels_last`."""
+    channels_last: bool = False
+    """Whether the weights of targets lie in memory with their channels last, which convolutions on GPUs may prefer."""
     hung_after: float = 60
     """Seconds without a training step, and 100 times the usual ones, after which a trial is started anew."""
 

@@ -166,7 +166,13 @@ def choose_runner(
 
 def make_demand(resources: ResourceSettings, runner: RunnerName) -> Demand:
     """What trials ask for, and how many of them fit; starts the session that is needed."""
-    demand = Demand(need=resources.trial, workers=resources.workers, hung_after=resources.hung_after)
+    demand = Demand(
+        need=resources.trial,
+        workers=resources.workers,
+        hung_after=resources.hung_after,
+        compile=resources.compile,
+        channels_last=resources.channels_last,
+    )
     if runner == "plain":
         return demand
     start_session()

@@ -52,6 +52,8 @@ class Demand:
     """Trials side by side."""
     hung_after: float = 60
     profiled: bool = False
+    compile: str = "none"
+    channels_last: bool = False
 
 
 def run_plain(planned: PlannedTrial, materials: Materials, demand: Demand) -> Ended:
@@ -289,4 +291,6 @@ def process_of(demand: Demand) -> Process:
         hung_after=demand.hung_after,
         side_by_side=demand.at_once,
         profiled=demand.profiled,
+        compile=demand.compile,
+        channels_last=demand.channels_last,
     )

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from pipeline.trials.results import Result, read_result, write_result
 from pipeline.trials.telling import told
 from pipeline.trials.versions import versions
 from sskt.answers import CachedOutputs, Column, LiveOutputs, SourceOutputs
+from sskt.compiling import arrange
 from sskt.errors import DamagedError
 from sskt.export import export_bytes
 from sskt.feeds import ImageSet, ResidentFeed, Share
@@ -90,6 +92,8 @@ class Process:
     """Plain values that go along with every saved state, and into the result."""
     profiled: bool = False
     """Whether to look where the time goes; the result says it."""
+    compile: str = "none"
+    channels_last: bool = False
     side_by_side: int = 1
     """How many trials share the cluster with this one: speeds are comparable where it is the same."""
 
@@ -236,9 +240,16 @@ def make_method(planned: PlannedTrial, materials: Materials, *, feed: ResidentFe
         seed=trial.seed,
         load_source=lambda name: load_source(name, materials.sources[name]),
         pool=feed.pool(),
-        prepare=process.prepare or (lambda module: module.to(process.device)),
+        prepare=partial(_prepared, process=process, feed=feed, rows=planned.facts.rows),
     )
     return get_method(trial.method)(task, trial.options)
+
+
+def _prepared(module: nn.Module, *, process: Process, feed: ResidentFeed, rows: int) -> nn.Module:
+    """A trainable module on its device, laid out and compiled as asked, and tied to its peers."""
+    seen = feed.set.images[torch.arange(rows, device=process.device) % len(feed.set.labels)]
+    arrange(module.to(process.device), seen, mode=process.compile, channels_last=process.channels_last)
+    return process.prepare(module) if process.prepare else module
 
 
 def describe(

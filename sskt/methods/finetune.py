@@ -8,6 +8,7 @@ from sskt.feeds import Batch
 from sskt.methods.base import Facts, SingleTarget, require_sources
 from sskt.networks import TappedNetwork
 from sskt.networks.architecture import errors_in
+from sskt.networks.tapped import PRECISIONS
 
 
 class Finetune(SingleTarget):
@@ -28,6 +29,7 @@ class Finetune(SingleTarget):
         network.requires_grad_()
         with errors_in("target."):
             network.freeze(self.task.target.frozen)
+        network.computes_in = PRECISIONS[self.task.target.precision]
         return network
 
     def losses(self, batch: Batch, logits: Tensor, heads: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -24,7 +24,7 @@ from sskt.networks import (
 from sskt.networks.architecture import Architecture, Options, Weights, errors_in, from_function
 from sskt.networks.metadata import exported_metadata
 from sskt.networks.preprocess import Preprocess, Preprocessing
-from sskt.networks.tapped import Blueprint, Features, TappedNetwork, last_linear
+from sskt.networks.tapped import PRECISIONS, Blueprint, Features, TappedNetwork, last_linear
 from sskt.networks.torchvision_nets import named_weights, torchvision_architecture, torchvision_names
 from sskt.networks.weights import SUFFIXES, load_into, load_state_dict
 from sskt.settings import InputSettings, SourceSettings, TargetSettings
@@ -128,6 +128,7 @@ def build_target(settings: TargetSettings, *, classes: int, image: ImageFormat) 
         if weights is not None:
             load_into(target.network, weights.state, label=weights.label, keep=target.head)
         target.freeze(settings.frozen)
+        target.computes_in = PRECISIONS[settings.precision]
         return target
 
 

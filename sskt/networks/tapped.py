@@ -1,8 +1,8 @@
 """Any classifier with its inner features in reach, left as it is."""
 
 import copy
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 
@@ -17,6 +17,9 @@ from sskt.settings import Option
 
 _HEAD_INPUT = "the head"
 """Key of the embedding among the taps; no module has a space in its name."""
+
+PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
+"""What `target.precision` says a network computes in, where that is not the precision of its weights."""
 
 
 class Features(NamedTuple):
@@ -42,6 +45,11 @@ class TappedNetwork(nn.Module):
     """Filled in by those who build from a name."""
     frozen: tuple[str, ...] = ()
     """Names of the parts that training leaves alone, filled in by `freeze`."""
+    computes_in: torch.dtype | None = None
+    """Of its layers, where that is not the precision of its weights, in which it gives what it gives."""
+
+    compiled: "Callable[[TappedNetwork, Tensor], Features] | None" = None
+    """Gives what `features` gives without taps, and quicker; of whatever network it is asked about, as of a copy."""
 
     def __init__(self, network: nn.Module, *, taps: tuple[str, ...], head: str, preprocess: Preprocess) -> None:
         super().__init__()
@@ -68,15 +76,25 @@ class TappedNetwork(nn.Module):
 
     def forward(self, images: Tensor, *, with_taps: bool = True) -> Features:
         """Run on uint8 images [B, c, H, W]. Without taps, where nobody reads them, their copies are saved."""
+        if self.compiled is None or with_taps:
+            return self.features(images, with_taps=with_taps)
+        features = self.compiled(self, images)
+        # Clones, for a graph of a GPU writes to the same memory every time.
+        return Features((), features.embedding.clone(), features.logits.clone())
+
+    def features(self, images: Tensor, *, with_taps: bool) -> Features:
+        """Run, not compiled."""
         taps = self.taps if with_taps else ()
-        with self._recorded(taps) as seen:
-            logits = self.network(self.preprocess(images))
+        pixels = self.preprocess(images)
+        with self._recorded(taps) as seen, self._computing(pixels):
+            logits = self.network(pixels)
         if not isinstance(logits, Tensor):
             raise InputError(f"the network returned a {type(logits).__name__}; it has to return its logits, one tensor")
         for part in (*taps, _HEAD_INPUT):
             if part not in seen:
                 raise InputError(f"{part!r} of {type(self.network).__name__} took no part in making the logits")
-        return Features(tuple(seen[tap] for tap in taps), seen[_HEAD_INPUT].flatten(1), logits)
+        maps = tuple(seen[tap].to(pixels.dtype) for tap in taps)
+        return Features(maps, seen[_HEAD_INPUT].flatten(1).to(pixels.dtype), logits.to(pixels.dtype))
 
     def tap_shapes(self, image_size: int, channels: int) -> tuple[MapShape, ...]:
         """Return the shape of each tap for images [B, channels, image_size, image_size]."""
@@ -131,6 +149,9 @@ class TappedNetwork(nn.Module):
         self.network.set_submodule(
             self.head, nn.Linear(old.in_features, classes, bias=old.bias is not None, **like), strict=True
         )
+
+    def _computing(self, pixels: Tensor) -> AbstractContextManager[Any]:
+        return torch.autocast(pixels.device.type, self.computes_in) if self.computes_in else nullcontext()
 
     def _head_module(self) -> nn.Linear:
         head = self.network.get_submodule(self.head)

@@ -65,6 +65,18 @@ def test_without_taps_the_rest_is_the_same():
     assert torch.equal(rest.logits, all_of_it.logits)
 
 
+def test_what_is_computed_in_half_the_bits_is_given_in_all_of_them():
+    whole, half = make_tapped(), make_tapped()
+    half.load_state_dict(whole.state_dict())
+    half.computes_in = torch.bfloat16
+    exact, rounded = whole.eval()(images()), half.eval()(images())
+    for one, other in zip((*exact.taps, *exact[1:]), (*rounded.taps, *rounded[1:]), strict=True):
+        assert other.dtype == torch.float32
+        assert 0 < (one - other).abs().max() < 0.05
+    rounded.logits.sum().backward()
+    assert all(weight.grad is None or weight.grad.dtype == torch.float32 for weight in half.parameters())
+
+
 def test_gradients_flow_back_through_taps():
     tapped = make_tapped()
     tapped(images()).taps[0].square().sum().backward()
