@@ -144,7 +144,7 @@ def choosing_views(_: Path, views: int) -> Run:
 
 GROWTHS = (
     Growth("planning", "trials", 200, planning),
-    Growth("report", "trials", 200, reporting),
+    Growth("report", "trials", 1000, reporting),
     Growth("planning", "sources", 2, planning_sources),
     Growth("packing", "samples", 500, packing),
     Growth("reading images", "samples", 500, reading_images),

@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,12 +11,12 @@ from torch import Tensor, nn
 from sskt.networks import Features, TappedNetwork
 
 
-def arrange(module: nn.Module, images: Tensor, *, mode: str, channels_last: bool) -> None:
+def arrange(module: nn.Module, images: Callable[[], Tensor], *, mode: str, channels_last: bool) -> None:
     """Do what is asked for with a module on its device; warn in a line where it cannot be compiled."""
     if channels_last:
         module.to(memory_format=torch.channels_last)
     if mode != "none":
-        reason = compile_targets(module, images, mode=mode)
+        reason = compile_targets(module, images(), mode=mode)
         if reason:
             warnings.warn(f"resources.compile is {mode!r}, but this target is not compiled: {reason}", stacklevel=2)
 

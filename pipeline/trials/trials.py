@@ -247,8 +247,11 @@ def make_method(planned: PlannedTrial, materials: Materials, *, feed: ResidentFe
 
 def _prepared(module: nn.Module, *, process: Process, feed: ResidentFeed, rows: int) -> nn.Module:
     """A trainable module on its device, laid out and compiled as asked, and tied to its peers."""
-    seen = feed.set.images[torch.arange(rows, device=process.device) % len(feed.set.labels)]
-    arrange(module.to(process.device), seen, mode=process.compile, channels_last=process.channels_last)
+
+    def images() -> Tensor:
+        return feed.set.images[torch.arange(rows, device=process.device) % len(feed.set.labels)]
+
+    arrange(module.to(process.device), images, mode=process.compile, channels_last=process.channels_last)
     return process.prepare(module) if process.prepare else module
 
 

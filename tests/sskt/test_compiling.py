@@ -70,7 +70,7 @@ def test_what_is_not_asked_for_is_not_done():
     model = method("scratch")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        arrange(model.student, images(), mode="none", channels_last=False)
+        arrange(model.student, images, mode="none", channels_last=False)
     weight = next(model.export().parameters())
     assert weight.is_contiguous()
     assert model.export().compiled is None
@@ -78,7 +78,7 @@ def test_what_is_not_asked_for_is_not_done():
 
 def test_channels_last_changes_where_weights_lie_and_not_what_they_say():
     model, plain = method("scratch"), method("scratch")
-    arrange(model.student, images(), mode="none", channels_last=True)
+    arrange(model.student, images, mode="none", channels_last=True)
     assert model.export().network.stage2[0].weight.is_contiguous(memory_format=torch.channels_last)
     assert torch.allclose(model.predict(images()), plain.predict(images()), atol=1e-5)
     state = model.state_dict()
@@ -89,4 +89,4 @@ def test_channels_last_changes_where_weights_lie_and_not_what_they_say():
 def test_a_warning_names_the_field(monkeypatch):
     monkeypatch.setattr("sskt.compiling.compile_targets", lambda *_, **__: "no compiler")
     with pytest.warns(UserWarning, match="resources.compile is 'default', but this target is not compiled: no comp"):
-        arrange(method("scratch").student, images(), mode="default", channels_last=False)
+        arrange(method("scratch").student, images, mode="default", channels_last=False)
