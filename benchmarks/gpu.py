@@ -1,6 +1,6 @@
 """How near the chip's limits trainings are, and what caches and sharing a device buy.
 
-    python -m benchmarks.gpu [--device cuda] [--quick] [--to FILE]
+    python -m benchmarks.gpu [--device cuda] [--quick] [--only feed source fused processes] [--to FILE]
 
 Needs torch, `sskt/` and this folder. Prints, and with --to writes, Markdown tables: what a matrix product and a copy
 reach on this chip; images per second of a bare step (forward, backward and step of the plain network on tensors that
@@ -252,7 +252,7 @@ def source_of(asked: Asked) -> Source:
     return Source("source", target)
 
 
-def source_lines(asked: Asked) -> Table:
+def source_lines(asked: Asked, _: dict[torch.dtype, float]) -> Table:
     """A cached source against a live one."""
     (name, side), (student, pixels) = asked.source, asked.networks[0]
     yield "\n| target | T, ms | S, ms | live, images/s | cached, images/s | speed-up | bound (T+S)/T | ratio |"
@@ -279,7 +279,7 @@ def source_lines(asked: Asked) -> Table:
     )
 
 
-def fused_lines(asked: Asked) -> Table:
+def fused_lines(asked: Asked, _: dict[torch.dtype, float]) -> Table:
     """K trainings whose targets are stacked, against one by itself."""
     name, side = asked.networks[0]
     yield f"\n| trainings of {name} in one | images/s in all | against one by itself | memory |\n|---|---|---|---|"
@@ -305,11 +305,15 @@ def fused_lines(asked: Asked) -> Table:
 
     one = alone()
     for count in asked.fused:
-        took, held = memory(asked, lambda count=count: stacked(count))
+        try:
+            took, held = memory(asked, lambda count=count: stacked(count))
+        except torch.OutOfMemoryError:
+            yield f"| {count} | out of memory | | |"
+            return
         yield f"| {count} | {count * asked.batch / took:.0f} | {count * one / took:.2f} | {held} |"
 
 
-def processes_lines(asked: Asked) -> Table:
+def processes_lines(asked: Asked, _: dict[torch.dtype, float]) -> Table:
     """K processes side by side, each training by itself."""
     name, _ = asked.networks[0]
     yield f"\n| processes of {name} | images/s in all | against one |\n|---|---|---|"
@@ -352,17 +356,18 @@ def work(asked: Asked, barrier: object, times: object) -> None:
     times.put((began, time.time()))  # type: ignore[attr-defined]
 
 
-def tables(asked: Asked) -> Table:
-    """All of them."""
+TABLES = {"feed": feed_lines, "source": source_lines, "fused": fused_lines, "processes": processes_lines}
+
+
+def tables(asked: Asked, wanted: Sequence[str]) -> Table:
+    """Those that are wanted, behind what the chip reaches."""
     chip = torch.cuda.get_device_name(asked.device) if asked.device.type == "cuda" else platform.machine()
     yield f"{chip}, torch {torch.__version__}, batches of {asked.batch}, {asked.steps} steps\n"
     torch.backends.cudnn.deterministic = True  # as trials are run
     rates = ceilings(asked)
     yield from ceiling_lines(asked, rates)
-    yield from feed_lines(asked, rates)
-    yield from source_lines(asked)
-    yield from fused_lines(asked)
-    yield from processes_lines(asked)
+    for name in wanted:
+        yield from TABLES[name](asked, rates)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -370,10 +375,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__.partition("\n")[0])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--quick", action="store_true", help="only to see that it runs")
+    parser.add_argument("--only", nargs="+", choices=TABLES, default=tuple(TABLES), help="some of the tables")
     parser.add_argument("--to", type=Path, help="a Markdown file for the tables")
     given = parser.parse_args(argv)
     lines = []
-    for line in tables(asked_of(torch.device(given.device), quick=given.quick)):
+    for line in tables(asked_of(torch.device(given.device), quick=given.quick), given.only):
         print(line, flush=True)
         lines.append(line)
     if given.to:
