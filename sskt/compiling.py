@@ -14,7 +14,8 @@ from sskt.networks import Features, TappedNetwork
 def arrange(module: nn.Module, images: Callable[[], Tensor], *, mode: str, channels_last: bool) -> None:
     """Do what is asked for with a module on its device; warn in a line where it cannot be compiled."""
     if channels_last:
-        module.to(memory_format=torch.channels_last)
+        for weight in (one for one in module.parameters() if one.ndim == 4):  # those of clips have five dimensions
+            weight.data = weight.data.contiguous(memory_format=torch.channels_last)
     if mode != "none":
         reason = compile_targets(module, images(), mode=mode)
         if reason:

@@ -86,6 +86,12 @@ def test_channels_last_changes_where_weights_lie_and_not_what_they_say():
     assert torch.allclose(plain.predict(images()), model.predict(images()), atol=1e-5)
 
 
+def test_weights_of_other_dimensions_stay_where_they_are():
+    module = torch.nn.Sequential(torch.nn.Conv3d(1, 2, 3), torch.nn.Linear(2, 2))
+    arrange(module, images, mode="none", channels_last=True)
+    assert all(weight.is_contiguous() for weight in module.parameters())
+
+
 def test_a_warning_names_the_field(monkeypatch):
     monkeypatch.setattr("sskt.compiling.compile_targets", lambda *_, **__: "no compiler")
     with pytest.warns(UserWarning, match="resources.compile is 'default', but this target is not compiled: no comp"):
