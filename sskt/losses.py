@@ -78,3 +78,10 @@ def soft_bernoulli_kl(logits: Tensor, source_logits: Tensor, *, temperature: flo
 
 
 SOFT_LOSSES = {"ce": soft_cross_entropy, "kl": soft_kl}
+
+
+def objective(parts: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    """The sum of the parts of a loss, to descend on, and what is told of it: detached, `loss` and its parts."""
+    first, *others = parts.values()
+    loss: Tensor = sum(others, start=first)
+    return loss, {"loss": loss.detach()} | {name: part.detach() for name, part in parts.items()}

@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from sskt.errors import InputError
 from sskt.feeds import Batch, Extras, Pool
-from sskt.losses import PRIMARY_LOSSES, PrimaryLoss
+from sskt.losses import PRIMARY_LOSSES, PrimaryLoss, objective
 from sskt.maps import MapShape
 from sskt.networks import ImageFormat, TappedNetwork, build_target
 from sskt.optim import make_optimizer, restore
@@ -266,14 +266,12 @@ class SingleTarget(Method):
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """One step of gradient descent on the sum of the losses."""
-        logits, heads = self.student(batch.images)
-        parts = self.losses(batch, logits, heads)
-        loss = sum(parts.values(), start=logits.new_zeros(()))
+        loss, told = objective(self.losses(batch, *self.student(batch.images)))
         self.optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it without types
         self.optimizer.step()
         self.schedule.step()
-        return {"loss": loss.detach()} | {name: part.detach() for name, part in parts.items()}
+        return told
 
     def predict(self, images: Tensor) -> Tensor:
         """Return the target's logits [B, C]."""
@@ -289,7 +287,7 @@ class SingleTarget(Method):
         return {"target": self.target, "heads": self.heads}
 
     @property
-    def heads(self) -> nn.Module:
+    def heads(self) -> nn.ModuleDict:
         """The heads as they were built, whether or not the student is wrapped for several processes."""
         student = getattr(self.student, "module", self.student)
         assert isinstance(student, StudentWithHeads)  # noqa: S101 (an invariant of this class)

@@ -154,6 +154,15 @@ def test_of_every_step_is_told_how_many_images_and_how_long_it_waited_and_took()
     assert all(waited >= 0.02 and seconds >= waited + 0.03 for _, waited, seconds in told)
 
 
+def test_of_a_process_with_others_in_it_a_part_of_the_time_is_its_own():
+    context = Memory().context(share=0.25)
+    began = time.perf_counter() - 8.0
+    assert context.since(began) == pytest.approx(2.0, rel=1e-2)
+    memory, told = Memory(), []
+    run(1, memory, share=0.0, learned=lambda samples, waited, seconds: told.append(seconds))
+    assert memory.states[-1]["seconds"] == sum(told) == 0
+
+
 def test_an_evaluation_is_of_the_split_and_in_evaluation_mode():
     model, served = method("scratch"), feed(training())
     modes = []

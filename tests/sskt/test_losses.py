@@ -10,6 +10,7 @@ from sskt.losses import (
     bernoulli_cross_entropy,
     focal_cross_entropy,
     labelled_cross_entropy,
+    objective,
     soft_bernoulli_kl,
     soft_cross_entropy,
     soft_kl,
@@ -232,3 +233,12 @@ def test_what_is_not_known_has_no_say():
     rows = torch.tensor([2, -1, 0, 1])
     hidden = logits + (rows == -1).unsqueeze(1) * torch.tensor([100.0, 0.0, 0.0])
     assert focal_cross_entropy(hidden, rows) == focal_cross_entropy(logits, rows)
+
+
+def test_what_is_told_of_a_loss_is_detached_and_its_sum():
+    parts = {"primary": torch.tensor(2.0, requires_grad=True), "other": torch.tensor(0.5, requires_grad=True)}
+    loss, told = objective(parts)
+    loss.backward()
+    assert {name: part.item() for name, part in told.items()} == {"loss": 2.5, "primary": 2.0, "other": 0.5}
+    assert not any(part.requires_grad for part in told.values())
+    assert all(part.grad == 1 for part in parts.values())
