@@ -29,8 +29,8 @@ from pipeline.planning.plan import Plan, PlannedTrial, load_sources, make_plan, 
 from pipeline.progress import Progress
 from pipeline.sweeps.sweep import SweepOutcome, run_one, sweep
 from pipeline.trials.checkpoints import Checkpoints
+from pipeline.trials.networks import network_key
 from pipeline.trials.results import Result, read_result
-from pipeline.trials.trials import network_key
 from sskt.errors import DamagedError, InputError, SsktError
 from sskt.metrics import TITLES
 from sskt.profile import profile_lines

@@ -27,11 +27,14 @@ class Stack:
         targets = [method.target for method in methods]
         self._fixed = _joined([{n: p for n, p in one.named_parameters() if not p.requires_grad} for one in targets])
         self._buffers = _joined([dict(one.named_buffers()) for one in targets])
+        heads = [head for method in methods for head in method.heads.values()]
+        self._with_taps = any(getattr(head, "reads_taps", True) for head in heads)
 
     def step(self, batches: Sequence[Batch]) -> list[Parts]:
         """What `step` of each method does with its batch; all of them are of one size."""
         images, base = torch.stack([batch.images for batch in batches]), self.methods[0].target
-        features = forward(base, self._weights.leaves | self._fixed, self._buffers, images)
+        weights = self._weights.leaves | self._fixed
+        features = forward(base, weights, self._buffers, images, with_taps=self._with_taps)
         losses, told = [], []
         for method, batch, own in zip(self.methods, batches, apart(features), strict=True):
             heads = {name: head(own) for name, head in method.heads.items()}
@@ -48,11 +51,18 @@ class Stack:
         return told
 
 
-def forward(like: TappedNetwork, weights: dict[str, Tensor], buffers: dict[str, Tensor], images: Tensor) -> Features:
+def forward(
+    like: TappedNetwork,
+    weights: dict[str, Tensor],
+    buffers: dict[str, Tensor],
+    images: Tensor,
+    *,
+    with_taps: bool = True,
+) -> Features:
     """Run networks that are built alike on a batch each, uint8 [K, B, c, S, S]; everything they give is [K, ...]."""
 
     def one(weights: dict[str, Tensor], buffers: dict[str, Tensor], images: Tensor) -> Features:
-        features: Features = functional_call(like, (weights, buffers), (images,))
+        features: Features = functional_call(like, (weights, buffers), (images,), {"with_taps": with_taps})
         return features
 
     stacked: Features = vmap(one, randomness="error")(weights, buffers, images)

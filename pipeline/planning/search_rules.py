@@ -35,6 +35,10 @@ def check_scheduler(
         return
     if search is None:
         raise InputError(f"scheduler.kind is {scheduler.kind!r} without a `search`; it has to be 'fifo'")
+    if resources.packing == "fused":
+        raise InputError(
+            f"resources.packing is 'fused'; scheduler {scheduler.kind!r} stops trials one by one and needs 'processes'"
+        )
     if resources.runner == "plain":
         raise InputError(f"resources.runner is 'plain'; scheduler {scheduler.kind!r} needs 'packed' or 'train'")
     if scheduler.kind == "asha":

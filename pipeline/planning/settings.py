@@ -47,6 +47,11 @@ class ResourceSettings:
     runner: Literal["auto", "plain", "packed", "train"] = "auto"
     """Of a sweep. `plain`: one trial after the other, without Ray; `packed`: by Ray Tune, in processes that are used
     again; `train`: each by a Ray Train of its own, for trials of several workers; `auto` chooses."""
+    packing: Literal["auto", "fused", "processes"] = "processes"
+    """`fused`: trials of one architecture step together in one process, as one stacked network; `processes`: each has
+    one of its own; `auto` measures both on this machine. docs/sweeps.md says which trials, and what differs."""
+    lanes: int = 8
+    """Trials that step together, at most; their memory adds up."""
     cpus_per_source_worker: float = 1
     gpus_per_source_worker: float = 0
     memory_gb_per_source_worker: float = 0
@@ -79,6 +84,13 @@ class ResourceSettings:
         if self.workers > 1 and self.runner in ("plain", "packed"):
             raise InputError(
                 f"resources.runner is {self.runner!r} with {self.workers} workers; several workers need 'train'"
+            )
+        if self.lanes < 2:
+            raise InputError(f"resources.lanes is {self.lanes}; it has to be at least 2, or packing 'processes'")
+        if self.packing == "fused" and (self.workers > 1 or self.runner == "train"):
+            raise InputError(
+                f"resources.packing is 'fused' with runner {self.runner!r} and {self.workers} workers; trials that "
+                "step together have one process, by 'packed' or 'plain' with 1 worker"
             )
         if self.workers > 1 and self.gpus_per_trial % 1:
             raise InputError(

@@ -10,8 +10,8 @@ from torch import Tensor
 from cluster.storage import Storage
 from pipeline.planning.plan import Plan, PlannedTrial
 from pipeline.release.card import make_card, readme
+from pipeline.trials.networks import network_key
 from pipeline.trials.results import Result, read_result, read_results
-from pipeline.trials.trials import network_key
 from sskt.deployed import (
     INPUT,
     OUTPUT,

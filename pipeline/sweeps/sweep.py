@@ -15,6 +15,7 @@ from cluster.storage import Storage
 from pipeline.planning.plan import Plan, PlannedTrial
 from pipeline.planning.settings import ResourceSettings
 from pipeline.progress import Progress
+from pipeline.sweeps.fusing import choose_lanes, paces, paces_on_cluster, why_processes
 from pipeline.sweeps.search import table_trials
 from pipeline.sweeps.standings import Standings
 from pipeline.trials.attempts import Ended
@@ -92,6 +93,7 @@ class Sweep:
         materials = gather_materials(self.plan, self.storage, list(trials))
         demand = make_demand(resources, runner)
         self.outcome.at_once = demand.at_once
+        demand = self._with_lanes(demand, supply, trials, runner=runner, materials=materials)
         self.say(f"sweep   {total} trials to run: {runner}, {reason}; {demand.at_once} side by side")
         for line in where_told(log_to) if log_to else ():
             self.say(f"sweep   {line}")
@@ -106,6 +108,25 @@ class Sweep:
                 say=self.say,
             )
             rounds.go(supply, demand)
+
+    def _with_lanes(
+        self,
+        demand: Demand,
+        supply: Supply,
+        trials: Sequence[PlannedTrial],
+        *,
+        runner: RunnerName,
+        materials: Materials,
+    ) -> Demand:
+        """How many trials step together, said where it was asked for."""
+        experiment = self.plan.experiment
+        against = why_processes(runner, known=isinstance(supply, Fixed), logged=experiment.log_to is not None)
+        measure = partial(paces if runner == "plain" else paces_on_cluster, materials=materials, demand=demand)
+        lanes, why = choose_lanes(trials, experiment.resources, against=against, pace=measure)
+        if experiment.resources.packing != "processes":
+            how = "each in a process of its own" if lanes == 1 else f"up to {lanes} step together in a process"
+            self.say(f"sweep   {how}, {why}")
+        return replace(demand, lanes=lanes)
 
     def _enter(self, ended: Ended, standings: Standings) -> None:
         """Take in how a trial ended for good."""

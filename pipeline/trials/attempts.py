@@ -1,10 +1,9 @@
 """One attempt at a trial: under a claim, watched, and with an ending that can be told, whatever happens."""
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Literal
 
 import torch
@@ -15,10 +14,10 @@ from pipeline.caches.claims import Watch, claimed
 from pipeline.planning.plan import PlannedTrial
 from pipeline.trials.results import Result, read_result, write_failure
 from pipeline.trials.telling import STAGE, training
-from pipeline.trials.trials import Materials, Process, run_trial
+from pipeline.trials.trials import Materials, Process, trial_steps
 from pipeline.trials.watchdog import watching
 from sskt.errors import DivergedError, LeavingError, SsktError
-from sskt.loop import Metrics
+from sskt.loop import Metrics, Steps, alone
 
 State = Literal["done", "failed", "stopped", "starved", "busy", "leaving"]
 """done: it has a result; failed: with a reason; stopped: early, by a scheduler; starved: of memory; busy: another run
@@ -51,30 +50,44 @@ def trial_claim(run_key: str) -> str:
 
 def attempt(planned: PlannedTrial, materials: Materials, process: Process) -> Ended:
     """Run a trial in this process, unless another run does so now."""
-    with working(experiment=materials.experiment, stage=STAGE):
-        start = partial(settle, planned, materials, process)
-        return claimed_attempt(planned, materials.storage_uri, start, errand=process.errand)
+    return alone(attempting(planned, materials, process))
 
 
-def claimed_attempt(planned: PlannedTrial, storage_uri: str, start: Callable[[], Ended], *, errand: str = "") -> Ended:
-    """Start a trial under its claim; return how it ended before, or that another run trains it now."""
+def attempting(planned: PlannedTrial, materials: Materials, process: Process) -> Steps[Ended]:
+    """What `attempt` does, step by step."""
+    with (
+        working(experiment=materials.experiment, stage=STAGE),
+        under_claim(planned, materials.storage_uri, errand=process.errand) as ended,
+    ):
+        return ended or (yield from settling(planned, materials, process))
+
+
+@contextmanager
+def under_claim(planned: PlannedTrial, storage_uri: str, *, errand: str = "") -> Iterator[Ended | None]:
+    """Hold the claim of a trial; where that is not for us, give how it ended before, or that another run trains it."""
     storage, key = open_storage(storage_uri), trial_claim(planned.run_key)
     found = read_result(storage, planned.run_key)
     if found is not None:
-        return replace(done(planned, found), seconds=0)
-    if Watch(storage, errand=errand).lives(key):  # removes the claim of an earlier try, and of one that died here
-        return Ended(planned=planned, state="busy")
-    with claimed(storage, [key], errand=errand) as claims:
-        return start() if claims else Ended(planned=planned, state="busy")
+        yield replace(done(planned, found), seconds=0)
+    elif Watch(storage, errand=errand).lives(key):  # removes the claim of an earlier try, and of one that died here
+        yield Ended(planned=planned, state="busy")
+    else:
+        with claimed(storage, [key], errand=errand) as claims:
+            yield None if claims else Ended(planned=planned, state="busy")
 
 
 def settle(planned: PlannedTrial, materials: Materials, process: Process) -> Ended:
     """Run a trial whose claim is held. An error of ours is a finding about it, no reason to start the process anew."""
+    return alone(settling(planned, materials, process))
+
+
+def settling(planned: PlannedTrial, materials: Materials, process: Process) -> Steps[Ended]:
+    """What `settle` does, step by step."""
     storage = open_storage(materials.storage_uri)
     told = training(planned, materials.experiment, first=process.rank == 0)
     try:
         with told, _watched(planned, storage, process) as watched:
-            return done(planned, run_trial(planned, materials, watched))
+            return done(planned, (yield from trial_steps(planned, materials, watched)))
     except LeavingError as error:
         return Ended(planned=planned, state="leaving", reason=str(error))
     except SsktError as error:

@@ -74,8 +74,13 @@ class Rounds:
 
     def _wider(self, starved: Sequence[Ended], demand: Demand) -> Demand | None:
         """More room for those that ran out of memory; for one that had it all, that is how it failed."""
-        wider = roomier(demand, self.nodes()) if starved else None
-        if wider:
+        wider = roomier(demand, self.nodes) if starved else None
+        if wider and demand.lanes > 1:
+            self.say(
+                f"sweep   {len(starved)} trials ran out of memory, or their process died, with up to {demand.lanes} in "
+                f"one: again with {wider.lanes}"
+            )
+        elif wider:
             self.say(
                 f"sweep   {len(starved)} trials ran out of memory with {demand.at_once} side by side: "
                 f"again with {wider.at_once}"
@@ -108,11 +113,13 @@ def wait_for_others(busy: Sequence[PlannedTrial], storage: Storage) -> dict[str,
         time.sleep(LOOK_SECONDS)
 
 
-def roomier(demand: Demand, nodes: Sequence[Resources]) -> Demand | None:
-    """Half as many trials side by side, each with more of its device; None where each has all there is."""
+def roomier(demand: Demand, nodes: Callable[[], Sequence[Resources]]) -> Demand | None:
+    """Half as many trials in a process, then side by side, with more of their device; None where each has all."""
     gpus = demand.need.gpus
+    if demand.lanes > 1:
+        return replace(demand, lanes=demand.lanes // 2)
     if demand.at_once == 1 or gpus >= 1:
         return None
     need = replace(demand.need, gpus=min(1.0, 2 * gpus)) if gpus else demand.need
-    fits = concurrency(nodes, need, workers=demand.workers)
+    fits = concurrency(nodes(), need, workers=demand.workers)
     return replace(demand, need=need, at_once=min(demand.at_once // 2, fits))

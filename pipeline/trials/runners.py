@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -17,7 +18,8 @@ from cluster.notices import notice
 from cluster.resources import Resources
 from cluster.storage import open_storage
 from pipeline.planning.plan import PlannedTrial
-from pipeline.trials.attempts import Ended, attempt, claimed_attempt, settle
+from pipeline.trials.attempts import Ended, attempt, settle, under_claim
+from pipeline.trials.lanes import Grouped, attempt_all, groups, in_order
 from pipeline.trials.leaving import Agreed
 from pipeline.trials.populations import hand_out, handed_on, moved, take_over
 from pipeline.trials.trials import Materials, Process
@@ -49,7 +51,9 @@ class Demand:
     """Of a trial, or of each of its workers."""
     workers: int = 1
     at_once: int = 1
-    """Trials side by side."""
+    """Trials, or groups of them that step together, side by side."""
+    lanes: int = 1
+    """Trials of such a group, at most."""
     hung_after: float = 60
     profiled: bool = False
     compile: str = "none"
@@ -62,20 +66,17 @@ def run_plain(planned: PlannedTrial, materials: Materials, demand: Demand) -> En
 
 
 def run_each(supply: Supply, demand: Demand, tell: Callable[[Ended], None], *, materials: Materials, **_: None) -> None:
-    """Run trials one after the other in this process, each to its end."""
-    while supply.left:
-        planned = supply.next()
-        if planned is None:
-            return
-        ended = run_plain(planned, materials, demand)
-        supply.learn(ended)
-        tell(ended)
+    """Run trials in this process, one after the other or group after group."""
+    for group in groups(supply, lanes=demand.lanes):
+        for ended in attempt_all(group, materials, replace(process_of(demand), hung_after=None)):
+            supply.learn(ended)
+            tell(ended)
 
 
 def run_packed(
     supply: Supply, demand: Demand, tell: Callable[[Ended], None], *, materials: Materials, **listeners: Any
 ) -> None:
-    """Run trials by Ray Tune, each in one process. A session has to be open.
+    """Run trials by Ray Tune, each, or each group of them, in one process. A session has to be open.
 
     listeners: who hears of epochs, if anybody does: the `scheduler` and the `loggers` of `tune_all`.
     """
@@ -83,23 +84,25 @@ def run_packed(
 
     told = any(listener is not None for listener in listeners.values())
     trainable = tune.with_parameters(_packed_trial, materials=materials, demand=demand, told=told)
-    tune_all(supply, trainable, resources=place_of(demand.need), at_once=demand.at_once, tell=tell, **listeners)
+    grouped = Grouped(supply, lanes=demand.lanes, at_once=demand.at_once) if demand.lanes > 1 else None
+    run = partial(tune_all, beside=grouped.beside) if grouped else tune_all
+    run(grouped or supply, trainable, resources=place_of(demand.need), at_once=demand.at_once, tell=tell, **listeners)
 
 
 def _packed_trial(config: dict[str, Any], *, materials: Materials, demand: Demand, told: bool) -> None:
     """What runs in an actor. Epochs are reported only where somebody wants to hear of them: it takes its time."""
     from ray import tune  # only inside a session
 
-    planned = config["planned"]
+    planned, group = config["planned"], [config["planned"], *config["beside"]]
     process = replace(process_of(demand), leaving=notice().given, errand=config["errand"])
     if told:
         process = replace(process, report=lambda metrics: _report_epoch(planned, metrics, tune.report))
     # A process that is used again may be on a node that goes.
-    going = Ended(planned=planned, state="leaving", reason="before its first step")
-    ended = going if notice().given() else attempt(planned, materials, process)
-    if ended.state == "leaving":
-        leave(replace(ended, reason=f"{notice()}, {ended.reason}"))
-    tune.report(final_report(ended))
+    going = [Ended(planned=one, state="leaving", reason="before its first step") for one in group]
+    ends = going if notice().given() else in_order(group, attempt_all(group, materials, process))
+    if any(ended.state == "leaving" for ended in ends):
+        leave(*(replace(one, reason=f"{notice()}, {one.reason}") if one.state == "leaving" else one for one in ends))
+    tune.report(final_report(*ends))
 
 
 def _report_epoch(planned: PlannedTrial, metrics: Metrics, report: Callable[[dict[str, Any]], None]) -> None:
@@ -230,7 +233,8 @@ def run_train(
             left(replace(ended, reason=f"a node that goes, {ended.reason}"))
         return ended
 
-    return claimed_attempt(planned, ray.get(shared[0]).storage_uri, start, errand=errand)
+    with under_claim(planned, ray.get(shared[0]).storage_uri, errand=errand) as ended:
+        return ended or start()
 
 
 @contextmanager

@@ -14,6 +14,8 @@ from sskt.metrics import main_metric
 
 STAGE = "train"
 """What all trainings count and log under, whichever verb asked for them."""
+_RUNNING: set[str] = set()
+"""Run keys of what this process trains now."""
 
 
 @contextmanager
@@ -22,12 +24,14 @@ def training(planned: PlannedTrial, experiment: str, *, first: bool) -> Iterator
     with working(experiment=experiment, stage=STAGE):
         if first:
             event("trial_started", **named(planned))
-            put("sskt_trials", 1, state="running")
+            _RUNNING.add(planned.run_key)
+            put("sskt_trials", len(_RUNNING), state="running")
         try:
             yield
         finally:
             if first:
-                put("sskt_trials", 0, state="running")
+                _RUNNING.discard(planned.run_key)
+                put("sskt_trials", len(_RUNNING), state="running")
 
 
 def told(context: Context, planned: PlannedTrial, *, first: bool) -> Context:

@@ -16,19 +16,19 @@ from pipeline.caches.segments import read_cache, require_cache
 from pipeline.packing.packed import read_packed
 from pipeline.planning.plan import Plan, PlannedTrial, graph_name
 from pipeline.planning.specs import GraphSpec, Labels, cache_name, kinds_of
-from pipeline.tensors import as_tensor
+from pipeline.tensors import placed
 from pipeline.trials.checkpoints import Checkpoints
+from pipeline.trials.networks import export_trained, network_key
 from pipeline.trials.results import Result, read_result, write_result
 from pipeline.trials.telling import told
 from pipeline.trials.versions import versions
 from sskt.answers import CachedOutputs, Column, LiveOutputs, SourceOutputs
 from sskt.compiling import arrange
 from sskt.errors import DamagedError
-from sskt.export import export_bytes
 from sskt.feeds import ImageSet, ResidentFeed, Share
 from sskt.golden import check_pixels
 from sskt.graphs import Graph
-from sskt.loop import Context, Metrics, evaluate, evaluate_classes, fit
+from sskt.loop import Context, Metrics, Steps, alone, evaluate, evaluate_classes, training
 from sskt.loop import Progress as TrainingProgress
 from sskt.methods import Method, Needs, Task, get_method
 from sskt.metrics import main_metric
@@ -96,6 +96,10 @@ class Process:
     channels_last: bool = False
     side_by_side: int = 1
     """How many trials share the cluster with this one: speeds are comparable where it is the same."""
+    fused: int = 1
+    """How many of these step together in this process."""
+    placed: dict[int, Tensor] = field(default_factory=dict)
+    """What of the materials is on the device, by the id of the array that it was: one copy for all of its trials."""
 
 
 def gather_materials(plan: Plan, storage: Storage, trials: list[PlannedTrial]) -> Materials:
@@ -136,6 +140,11 @@ def _graph(storage: Storage, name: str, spec: GraphSpec) -> GraphArrays:
 
 def run_trial(planned: PlannedTrial, materials: Materials, process: Process) -> Result:
     """Train one target to its end and record the result; return the recorded one where there is one."""
+    return alone(trial_steps(planned, materials, process))
+
+
+def trial_steps(planned: PlannedTrial, materials: Materials, process: Process) -> Steps[Result]:
+    """What `run_trial` does, step by step."""
     storage = open_storage(materials.storage_uri)
     found = read_result(storage, planned.run_key)
     if found is not None:
@@ -154,13 +163,14 @@ def run_trial(planned: PlannedTrial, materials: Materials, process: Process) -> 
         gather=process.gather,
         leaving=process.leaving,
         beat=process.beat,
+        share=1 / process.fused,
     )
-    context = told(context, planned, first=process.rank == 0)
     profile = Profile(process.device, wanted=process.profiled)
+    context = profile.told(told(context, planned, first=process.rank == 0))
     with profile.taking(method, feed):
-        progress = fit(method, feed, epochs=trial.training.epochs, seed=trial.seed, context=profile.told(context))
+        progress = yield from training(method, feed, epochs=trial.training.epochs, seed=trial.seed, context=context)
     test = evaluate(method, feed, "test", beat=process.beat)
-    seconds = time.perf_counter() - began
+    seconds = context.since(began)
     result = describe(planned, progress, materials=materials, test=test, process=process, seconds=seconds)
     by_class = evaluate_classes(method, feed, "test", classes=planned.facts.classes, beat=process.beat)
     result |= {"by_class": by_class} | process.carried | profile.kept()
@@ -169,11 +179,6 @@ def run_trial(planned: PlannedTrial, materials: Materials, process: Process) -> 
         process.waiting(write_result)(storage, planned.run_key, result)
         process.waiting(checkpoints.clear)()
     return result
-
-
-def network_key(run_key: str) -> str:
-    """Where a trial's trained target lies."""
-    return f"networks/{run_key}.safetensors"
 
 
 def reset_process(threads: int) -> None:
@@ -189,7 +194,7 @@ def make_feed(planned: PlannedTrial, materials: Materials, process: Process) -> 
     """Put images and cached labels on the device and serve batches from them."""
     trial, needs = planned.trial, planned.needs
     arrays = (materials.images, materials.labels, materials.splits)
-    images = ImageSet(*(as_tensor(array) for array in arrays), materials.edges).to(process.device)
+    images = ImageSet(*(placed(array, process.device, process.placed) for array in arrays), materials.edges)
     feed = ResidentFeed(
         images,
         classes=planned.facts.classes,
@@ -215,7 +220,7 @@ def _outputs(name: str, planned: PlannedTrial, materials: Materials, process: Pr
 
     def column(cache: str) -> Column:
         payload, labels = materials.payload[name][cache], materials.stored[name][cache]
-        return Column(as_tensor(payload).to(process.device), labels.encoder, labels.width)
+        return Column(placed(payload, process.device, process.placed), labels.encoder, labels.width)
 
     kinds = kinds_of(needs, planned.trial.training)
     return CachedOutputs(
@@ -225,7 +230,7 @@ def _outputs(name: str, planned: PlannedTrial, materials: Materials, process: Pr
 
 def _neighbours(name: str, needs: Needs, materials: Materials, process: Process) -> Graph:
     columns = materials.graphs[graph_name(name, needs.graph)]
-    ids, similarity = (as_tensor(columns[column]).to(process.device) for column in ("ids", "similarity"))
+    ids, similarity = (placed(columns[name], process.device, process.placed) for name in ("ids", "similarity"))
     return Graph(ids.long(), similarity)
 
 
@@ -282,6 +287,7 @@ def describe(
         "seconds": round(seconds, 3),
         "processes": process.world,
         "side_by_side": process.side_by_side,
+        **({"fused": process.fused} if process.fused > 1 else {}),
         "seeds": {purpose: derive(planned.trial.seed, purpose) for purpose in PURPOSES},
         "versions": versions(),
     }
@@ -291,8 +297,3 @@ def _from_caches(label_rows: int, planned: PlannedTrial, materials: Materials) -
     """Of the labels that a feed has served, as many of one source as of another, those that no live source gave."""
     sources = planned.trial.sources
     return label_rows // max(1, len(sources)) * sum(not materials.sources[name].live for name in sources)
-
-
-def export_trained(planned: PlannedTrial, method: Method) -> bytes:
-    """The trained target alone, as a file that can be a source of other experiments."""
-    return export_bytes(method.export(), settings=planned.trial.target, classes=planned.facts.classes)

@@ -3,7 +3,7 @@
 import logging
 import secrets
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -66,14 +66,16 @@ def tune_all(
     scheduler: Any = None,
     reuse: bool = True,
     loggers: Callable[[], list[Any]] | None = None,
+    beside: Callable[[PlannedTrial], Sequence[PlannedTrial]] = lambda planned: (),
 ) -> None:
     """Run all trials of a supply by Ray Tune, `at_once` side by side.
 
     resources: of each actor, a `place_of` or by names of Ray; reuse: whether an actor goes on with the next trial;
-    loggers: makes callbacks of Ray's that hear of every epoch.
-    trainable: given {"planned": the trial, "entry": its method's number, "errand": a word that it has again when it is
-    started anew for its process died, and the point's values by axis path}, it ends
-    with a `final_report`; where that is missing, a scheduler has stopped the trial.
+    loggers: makes callbacks of Ray's that hear of every epoch; beside: those that run in the process of a trial that
+    the supply hands out, and are not handed out themselves.
+    trainable: given {"planned": the trial, "beside": those, "entry": its method's number, "errand": a word that it has
+    again when it is started anew for its process died, and the point's values by axis path}, it ends with a
+    `final_report`; where that is missing, a scheduler has stopped the trial.
     """
     from ray import tune  # only inside a session
 
@@ -84,7 +86,7 @@ def tune_all(
             tuner = tune.Tuner(
                 tune.with_resources(trainable, resources),
                 tune_config=tune.TuneConfig(
-                    search_alg=_make_searcher(supply),
+                    search_alg=_make_searcher(supply, beside),
                     scheduler=scheduler,
                     num_samples=min(supply.left, CHUNK),
                     reuse_actors=reuse,
@@ -122,22 +124,23 @@ CHUNK = 1000
 """Trials per Tuner: Tune writes its whole state again and again, and what it holds grows with it."""
 
 
-def final_report(ended: Ended) -> dict[str, Any]:
-    """What a trial reports last."""
+def final_report(ended: Ended, *beside: Ended) -> dict[str, Any]:
+    """What a trial, and those beside it, report last."""
     names = ("state", "reason", "score", "epoch", "seconds", "metrics")
-    return {name: getattr(ended, name) for name in names} | {"traffic": tell()}
+    own, *others = ({name: getattr(one, name) for name in names} for one in (ended, *beside))
+    return own | {"beside": others, "traffic": tell()}
 
 
-def leave(ended: Ended) -> None:
+def leave(*ended: Ended) -> None:
     """End a trial whose node goes as if its process had died of that: Tune starts it elsewhere, and does not count it.
 
-    Were it to end by itself, Tune would give its process, on the node that goes, the next trial.
+    Were it to end by itself, Tune would give its process, on the node that goes, the next trial. Those beside end too.
     """
     from ray import tune
     from ray.exceptions import RayActorError
 
-    tune.report(final_report(ended))
-    raise RayActorError(error_msg=f"leaves {ended.reason}", preempted=True)
+    tune.report(final_report(*ended))
+    raise RayActorError(error_msg=f"leaves {ended[0].reason}", preempted=True)
 
 
 def is_news(record: logging.LogRecord) -> bool:
@@ -164,7 +167,23 @@ def ended_trial(planned: PlannedTrial, last: dict[str, Any]) -> Ended:
     )
 
 
-def _make_searcher(supply: Supply) -> Any:
+def ended_trials(config: dict[str, Any], last: dict[str, Any]) -> list[Ended]:
+    """How a trial ended, and those beside it."""
+    said = [last, *last.get("beside", [])]
+    return [
+        ended_trial(planned, one) for planned, one in zip([config["planned"], *config["beside"]], said, strict=True)
+    ]
+
+
+def died_trials(config: dict[str, Any], reason: str) -> list[Ended]:
+    """How a trial ended whose process died; those that died together are tried again with fewer of them in one."""
+    planned, beside = config["planned"], config["beside"]
+    if not beside:
+        return [Ended(planned=planned, state=state_of_death(reason), reason=reason, died=True)]
+    return [Ended(planned=one, state="starved", reason=reason) for one in (planned, *beside)]
+
+
+def _make_searcher(supply: Supply, beside: Callable[[PlannedTrial], Sequence[PlannedTrial]]) -> Any:
     from ray.tune.search import Searcher  # only inside a session
 
     class Next(Searcher):
@@ -174,8 +193,8 @@ def _make_searcher(supply: Supply) -> Any:
             planned = supply.next()
             if planned is None:
                 return Searcher.FINISHED
-            config = {"planned": planned, "entry": planned.trial.entry, "errand": secrets.token_hex(8)}
-            return config | planned.trial.point
+            config = {"planned": planned, "beside": beside(planned), "entry": planned.trial.entry}
+            return config | {"errand": secrets.token_hex(8)} | planned.trial.point
 
         def on_trial_complete(self, trial_id: str, result: Any = None, **_: Any) -> None:
             """The callback hears it with the trial."""
@@ -199,21 +218,28 @@ def _make_callback(supply: Supply, tell: Callable[[Ended], None]) -> Any:
         """Passes the end of each trial on, and that one leaves its node."""
 
         def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Any, **info: Any) -> None:
-            if result.get("state") == "leaving":
+            left = (
+                [one for one in ended_trials(trial.config, result) if one.state == "leaving"]
+                if "state" in result
+                else []
+            )
+            for ended in left:
+                tell(ended)
+            if left:
                 hear(result["traffic"])
-                tell(ended_trial(trial.config["planned"], result))
 
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             last = trial.last_result or {}
             hear(last.get("traffic", Traffic()))
-            ended = ended_trial(trial.config["planned"], last)
-            if ended.state == "stopped" and PLACE in last:
+            if "state" not in last and PLACE in last:
                 give_back(last[PLACE])
-            self._tell(ended)
+            for ended in ended_trials(trial.config, last):
+                self._tell(ended)
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             reason = last_line(str(trial.get_error() or "its process died"))
-            self._tell(Ended(planned=trial.config["planned"], state=state_of_death(reason), reason=reason, died=True))
+            for ended in died_trials(trial.config, reason):
+                self._tell(ended)
 
         def _tell(self, ended: Ended) -> None:
             supply.learn(ended)

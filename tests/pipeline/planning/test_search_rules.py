@@ -73,6 +73,13 @@ def test_a_scheduler_needs_ray(kind):
         check_scheduler(RANDOM, SchedulerSettings(kind=kind), resources=ResourceSettings(runner="plain"))
 
 
+@pytest.mark.parametrize("kind", ["asha", "pbt"])
+def test_a_scheduler_stops_trials_one_by_one(kind):
+    check_scheduler(RANDOM, SchedulerSettings(kind=kind), resources=ResourceSettings(packing="auto"))
+    with pytest.raises(InputError, match=rf"resources\.packing is 'fused'; scheduler '{kind}' .* needs 'processes'"):
+        check_scheduler(RANDOM, SchedulerSettings(kind=kind), resources=ResourceSettings(packing="fused"))
+
+
 @pytest.mark.parametrize(
     ("search", "workers", "says"),
     [

@@ -31,7 +31,7 @@ def raising(monkeypatch, error):
     def run_trial(*_):
         raise error
 
-    monkeypatch.setattr(attempts, "run_trial", run_trial)
+    monkeypatch.setattr(attempts, "trial_steps", run_trial)
 
 
 def claims(storage):
@@ -67,7 +67,7 @@ def test_a_claim_is_held_while_the_trial_runs(scratch, monkeypatch):
         held.append(attempt(planned, materials, CPU).state)
         raise DivergedError("enough")
 
-    monkeypatch.setattr(attempts, "run_trial", run_trial)
+    monkeypatch.setattr(attempts, "trial_steps", run_trial)
     attempt(planned, materials, CPU)
     assert held == [os.getpid(), "busy"]
     assert claims(storage) == []

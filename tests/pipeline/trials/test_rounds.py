@@ -154,8 +154,25 @@ def test_a_living_claim_is_waited_for(storage, monkeypatch):
 )
 def test_more_room_is_half_as_many_and_more_of_the_device(gpus, at_once, total, expected):
     demand = Demand(need=Resources(cpus=1, gpus=gpus), at_once=at_once)
-    wider = roomier(demand, [Resources(cpus=64, gpus=total)])
+    wider = roomier(demand, lambda: [Resources(cpus=64, gpus=total)])
     assert (wider and (wider.need.gpus, wider.at_once)) == expected
+
+
+def unknown():
+    raise AssertionError("without Ray nobody knows the nodes, and nobody has to")
+
+
+def test_more_room_is_first_half_as_many_in_a_process(storage):
+    five = Demand(need=Resources(cpus=1), at_once=2, lanes=5)
+    assert roomier(five, unknown) == Demand(need=Resources(cpus=1), at_once=2, lanes=2)
+    script = Script(a=["starved", "starved", "starved", "done"], b=["starved", "done"])
+    _, said, _ = go(storage, script, "ab", five)
+    assert said == [
+        "sweep   2 trials ran out of memory, or their process died, with up to 5 in one: again with 2",
+        "sweep   1 trials ran out of memory, or their process died, with up to 2 in one: again with 1",
+        "sweep   1 trials ran out of memory with 2 side by side: again with 1",
+    ]
+    assert script.calls == [(2, ["a", "b"]), (2, ["a", "b"]), (2, ["a"]), (1, ["a"])]
 
 
 def test_what_leaves_its_node_is_told_of_and_has_not_ended(storage):

@@ -1,5 +1,6 @@
 """All runners give the same metrics for the same trial; failures and restarts."""
 
+import dataclasses
 import signal
 
 import pytest
@@ -8,11 +9,13 @@ import ray
 from cluster.resources import Resources
 from pipeline.planning.experiment import load_experiment
 from pipeline.stages import Stages
+from pipeline.sweeps import fusing
 from pipeline.trials.results import read_failure, read_result
 from pipeline.trials.runners import Demand, run_packed, run_plain, run_populations, run_train
 from pipeline.trials.trials import gather_materials
 from pipeline.trials.tuning import TRIES, Fixed
 from sskt.errors import InputError
+from tests.sskt.test_fused import nearly
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 DEMAND = Demand(need=Resources(cpus=1))
@@ -85,6 +88,25 @@ def test_one_failed_trial_does_not_end_the_others(experiment_file):
         else:
             assert ends[planned.run_key].state == "done"
             assert read_result(storage, planned.run_key) is not None
+
+
+def test_trials_step_together_in_actors_and_end_each_by_itself(experiment_file):
+    text = experiment_file.read_text().replace("seeds: [0, 1]", "seeds: [0, 1]\ngrid: {training.lr: [0.05, 1.0e+30]}")
+    experiment_file.write_text(text)
+    plan, storage, materials = prepared(experiment_file)
+    assert fusing.paces_on_cluster(plan.trials[:2], materials, DEMAND)[1] > 0
+    ends = by_tune(plan.trials, materials, dataclasses.replace(TWO_AT_ONCE, lanes=4))
+    for planned in plan.trials:
+        ended, result = ends[planned.run_key], read_result(storage, planned.run_key)
+        if planned.trial.training.lr > 1:
+            assert (ended.state, result) == ("failed", None)
+            assert read_failure(storage, planned.run_key).reason == ended.reason
+        else:
+            assert (ended.state, ended.score) == ("done", result["validation"]["accuracy"])
+            assert (result["fused"], result["side_by_side"]) == (2, 4)
+            storage.delete(f"results/{planned.run_key}.json")
+            nearly(result["history"], alone(planned, storage, materials)["history"], relative=1e-4)
+    assert list(storage.keys("claims")) == []
 
 
 @pytest.mark.parametrize("trial", [pytest.param(0, marks=pytest.mark.slow), 2])

@@ -11,7 +11,9 @@ from ray.exceptions import RayActorError
 from pipeline.trials.attempts import Ended
 from pipeline.trials.tuning import (
     Fixed,
+    died_trials,
     ended_trial,
+    ended_trials,
     epoch_report,
     final_report,
     is_news,
@@ -38,6 +40,25 @@ def test_known_trials_are_handed_out_once_in_their_order():
 def test_an_ending_survives_its_report(state):
     ended = Ended(planned=PLANNED, state=state, score=71.5, reason="so it is", epoch=4, seconds=2.5, metrics={"a": 1.0})
     assert ended_trial(PLANNED, {"training_iteration": 7, **final_report(ended)}) == ended
+
+
+def test_the_endings_of_trials_in_one_process_survive_its_report():
+    ends = [
+        Ended(planned=SimpleNamespace(run_key=key), state=state, reason=key, epoch=2)
+        for key, state in (("a", "done"), ("b", "failed"), ("c", "leaving"))
+    ]
+    config = {"planned": ends[0].planned, "beside": (ends[1].planned, ends[2].planned)}
+    assert ended_trials(config, {"training_iteration": 1, **final_report(*ends)}) == ends
+
+
+def test_those_that_died_together_are_to_be_tried_with_fewer_beside_them():
+    one, other = SimpleNamespace(run_key="a"), SimpleNamespace(run_key="b")
+    assert died_trials({"planned": one, "beside": ()}, "it died") == [
+        Ended(planned=one, state="failed", reason="it died", died=True)
+    ]
+    assert died_trials({"planned": one, "beside": (other,)}, "it died") == [
+        Ended(planned=planned, state="starved", reason="it died") for planned in (one, other)
+    ]
 
 
 def test_a_trial_whose_last_report_is_of_an_epoch_was_stopped():
