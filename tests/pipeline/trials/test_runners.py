@@ -90,6 +90,7 @@ def test_one_failed_trial_does_not_end_the_others(experiment_file):
             assert read_result(storage, planned.run_key) is not None
 
 
+@pytest.mark.slow
 def test_trials_step_together_in_actors_and_end_each_by_itself(experiment_file):
     text = experiment_file.read_text().replace("seeds: [0, 1]", "seeds: [0, 1]\ngrid: {training.lr: [0.05, 1.0e+30]}")
     experiment_file.write_text(text)
