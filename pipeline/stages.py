@@ -24,7 +24,9 @@ from pipeline.caches.pilot import choose_encoding, known_encoding, make_pilots
 from pipeline.canonical import plain
 from pipeline.packing.growth import packed_datasets
 from pipeline.packing.pack import ALL_READERS, pack
+from pipeline.packing.parts import read_labels
 from pipeline.planning.experiment import Experiment
+from pipeline.planning.feeding import feed_line
 from pipeline.planning.plan import Plan, PlannedTrial, load_sources, make_plan, try_sources
 from pipeline.progress import Progress
 from pipeline.sweeps.sweep import SweepOutcome, run_one, sweep
@@ -126,7 +128,11 @@ class Stages:
             name: choose_encoding(pilot, self.storage, say=self.say)
             for name, pilot in make_pilots(self.experiment, packed, sources).items()
         }
-        return make_plan(self.experiment, packed, sources=sources, encodings=encodings)
+        plan = make_plan(self.experiment, packed, sources=sources, encodings=encodings)
+        if plan.streamed:
+            read_labels(packed, self.storage)  # made now, by whoever may write data sets
+            self.say(f"pack    {feed_line(plan.experiment, packed, plan.caches)}")
+        return plan
 
     @_stage
     def cache(self, plan: Plan, *, trials: list[PlannedTrial] | None = None) -> dict[str, CacheOutcome]:

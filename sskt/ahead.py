@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
+from sskt.gallery import Images
 from sskt.views import Kind
 
 MOST_BYTES, MOST_STEPS = 1 << 21, 16
@@ -31,6 +33,7 @@ class Drawn:
     pair: "Drawn | None" = None
 
 
-def steps_ahead(images: Tensor, *, rows: int) -> int:
+def steps_ahead(images: Images, *, rows: int) -> int:
     """How many steps of so many rows to draw at once. images: uint8 [N, C, S, S]."""
-    return min(MOST_STEPS, max(1, MOST_BYTES // (images[0].numel() * rows)))
+    one = images[torch.zeros(1, dtype=torch.int64, device=images.device)]
+    return min(MOST_STEPS, max(1, MOST_BYTES // (one.numel() * rows)))

@@ -31,8 +31,8 @@ class Column:
         _, count, size = self.payload.shape
         places = (views // TURN - numbers[0]) * (count // len(numbers)) + views % TURN
         # Whole rows are copied, where an index in brackets goes byte by byte.
-        rows = self.payload.view(-1, size).index_select(0, ids * count + places)
-        return self.encoding.decode(rows, self.width)
+        rows = self.payload.view(-1, size).index_select(0, (ids * count + places).to(self.payload.device))
+        return self.encoding.decode(rows.to(ids.device), self.width)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from sskt.embedding_losses import directions
-from sskt.feeds import Pool, known
+from sskt.feeds import Pool
+from sskt.image_set import known
 from sskt.seeds import derive
 from sskt.views import bounded, hash_counters
 

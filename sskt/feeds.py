@@ -1,8 +1,9 @@
-"""The resident feed: the whole uint8 set on the device, shuffled by index, views replayed in batches."""
+"""Feeds: batches by step number, views replayed in batches; the resident one holds the whole uint8 set."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import reduce
+from functools import cached_property, reduce
 from typing import Protocol
 
 import torch
@@ -13,6 +14,8 @@ from sskt.answers import SourceOutputs
 from sskt.datasets import SPLITS, UNLABELLED, Split
 from sskt.gallery import Gallery
 from sskt.graphs import Graph
+from sskt.image_set import ImageSet, known, labelled_ids
+from sskt.orders import IndexStream, Share, Stream
 from sskt.seeds import derive
 from sskt.settings import TrainingSettings
 from sskt.views import KINDS, TURN, Kind, Recipe, turned, view_of_pass
@@ -56,84 +59,6 @@ class Pool:
     """By source, where the method asks for them."""
 
 
-@dataclass(frozen=True)
-class ImageSet:
-    """A packed dataset in memory. images: uint8 [N, C, S, S]; labels: int64 [N] or int8 [N, classes]; splits: int8 [N].
-
-    UNLABELLED stands for a label that is not known.
-    """
-
-    images: Tensor
-    labels: Tensor
-    splits: Tensor
-    edges: tuple[int, ...] = ()
-    """Where the blocks of the pool begin, and where the last one ends; none stand for a single block."""
-
-    def to(self, device: torch.device) -> "ImageSet":
-        """Copy to a device, or return the same tensors if they are there."""
-        return replace(self, **{name: getattr(self, name).to(device) for name in ("images", "labels", "splits")})
-
-
-class IndexStream:
-    """An endless, shuffled stream of ids with random access: each pass is its own permutation of them."""
-
-    def __init__(self, ids: Tensor, *, seed: int) -> None:
-        self.ids = ids
-        self.seed = seed
-        self._orders: dict[int, Tensor] = {}
-
-    def take(self, start: int, count: int) -> tuple[Tensor, Tensor]:
-        """Return ids and passes (int64 [count]) of the positions start, start + 1, ..."""
-        length = len(self.ids)
-        first, last = start // length, (start + count - 1) // length
-        self._orders = {number: self._order(number) for number in range(first, last + 1)}
-        # Of every pass only what is asked for: an order is as long as the set.
-        parts = [
-            self.ids[order[max(0, start - number * length) : start + count - number * length]]
-            for number, order in self._orders.items()
-        ]
-        return torch.cat(parts), torch.arange(start, start + count, device=self.ids.device) // length
-
-    def _order(self, number: int) -> Tensor:
-        if number in self._orders:
-            return self._orders[number]
-        # Always on the CPU, so that a seed means the same order on every device.
-        generator = torch.Generator().manual_seed(derive(self.seed, f"pass {number}"))
-        return torch.randperm(len(self.ids), generator=generator).to(self.ids.device)
-
-
-def known(labels: Tensor) -> Tensor:
-    """Which images have a label: bool [N], for labels [N] or [N, classes]."""
-    return labels != UNLABELLED if labels.ndim == 1 else (labels != UNLABELLED).any(dim=1)
-
-
-def labelled_ids(images: ImageSet, *, classes: int, per_class: int | None) -> Tensor:
-    """Ids whose labels may be used: the first `per_class` of each class of the training split, all for None.
-
-    Where several classes may hold, an image counts for each of them, and one that is wanted for one comes along.
-    """
-    usable = (images.splits == SPLITS.index("train")) & known(images.labels)
-    if per_class is not None:
-        one_hot = _one_hot(images.labels, classes) * usable.unsqueeze(1)
-        usable = ((one_hot.cumsum(dim=0) <= per_class) & (one_hot > 0)).any(dim=1)
-    return usable.nonzero().squeeze(1)
-
-
-def _one_hot(labels: Tensor, classes: int) -> Tensor:
-    """1 where a class holds, int64 [N, classes]."""
-    if labels.ndim == 2:
-        return labels.clamp(min=0).long()
-    return torch.nn.functional.one_hot(labels.clamp(min=0), classes) * known(labels).unsqueeze(1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Share:
-    """Which rows of every batch this process trains on."""
-
-    rank: int = 0
-    world: int = 1
-
-
 @dataclass(frozen=True, kw_only=True)
 class Extras:
     """What batches hold beside labelled images."""
@@ -148,7 +73,7 @@ class Extras:
     """(source, n): the pool's images come as one followed by its n nearest in that source's graph, and so on."""
 
 
-class ResidentFeed:
+class Feed(ABC):
     """Batches by step number: a pure function of (seed, step), so training resumes anywhere."""
 
     def __init__(
@@ -173,14 +98,31 @@ class ResidentFeed:
         self.extras = extras or Extras()
         self.share = share or Share()
         self.label_rows = 0
-        self.ahead = steps_ahead(images.images, rows=training.batch_size)
         self._drawn: dict[int, Drawn] = {}
         self._view_seed = derive(seed, "views")
         labelled = labelled_ids(images, classes=classes, per_class=training.labels_per_class)
-        self._labelled = IndexStream(labelled, seed=derive(seed, "labelled order"))
+        self._labelled = self.ordered(labelled, seed=derive(seed, "labelled order"), size=training.batch_size)
         everything = (images.splits == SPLITS.index("train")).nonzero().squeeze(1)
-        self._pool = IndexStream(everything, seed=derive(seed, "pool order"))
+        self._pool = self.ordered(everything, seed=derive(seed, "pool order"), size=self.pool_size)
         self.gallery = Gallery(recipe, images.images, images.edges or (0, len(everything)))
+
+    @abstractmethod
+    def ordered(self, ids: Tensor, *, seed: int, size: int) -> Stream:
+        """Put ids in the order in which batches take them, so many at a time."""
+
+    @abstractmethod
+    def mine(self, rows: Tensor) -> Tensor:
+        """Of what a stream has for some steps, [steps, n], that which is for this process, [steps, n / processes]."""
+
+    @property
+    def ahead(self) -> int:
+        """How many steps are drawn at once."""
+        return 1
+
+    @property
+    def pool_size(self) -> int:
+        """Images of the pool that a step takes, where it takes any."""
+        return self.training.pool_batch_size or self.training.batch_size
 
     @property
     def multi_label(self) -> bool:
@@ -197,10 +139,22 @@ class ResidentFeed:
         ids, shown = self._pool.ids, self._labelled.ids
         labels = torch.full_like(self.set.labels[ids], UNLABELLED)
         labels[shown] = self.set.labels[shown]  # the pool comes first in the packed order, so its ids are its rows
-        return Pool(labels, self._ask, self.graphs)
+        return Pool(labels, self.ask, self.graphs)
 
     def batch(self, step: int) -> Batch:
-        """Build this process's rows of the batch of a step: labelled images first, then those of the pool."""
+        """Return this process's rows of the batch of a step: labelled images first, then those of the pool."""
+        return self.served(self.build(step))
+
+    def served(self, batch: Batch) -> Batch:
+        """Count the labels of a batch that is handed out."""
+        shown = (batch, batch.turned, batch.pair, batch.pair and batch.pair.turned)
+        self.label_rows += sum(len(one.ids) * len(one.outputs) for one in shown if one is not None)
+        return batch
+
+    def build(self, step: int) -> Batch:
+        """Make the batch of a step."""
+        if self.ahead == 1:
+            return self._answered(self._draw(range(step, step + 1)), 0)
         number, at = divmod(step, self.ahead)
         if number not in self._drawn:
             self._drawn = {number: self._draw(range(number * self.ahead, (number + 1) * self.ahead))}
@@ -225,24 +179,28 @@ class ResidentFeed:
 
     def evaluation(self, split: Split, *, batch_size: int = 512) -> Iterator[tuple[Tensor, Tensor]]:
         """All labelled images of a split as packed, without views: uint8 [B, C, S, S] and their labels."""
-        ids = ((self.set.splits == SPLITS.index(split)) & known(self.set.labels)).nonzero().squeeze(1)
-        for some in torch.split(ids, batch_size):
+        for some in torch.split(self.labelled_of(split), batch_size):
             yield self.set.images[some], self.set.labels[some]
 
+    def labelled_of(self, split: Split) -> Tensor:
+        """Ids of all labelled images of a split, in order."""
+        return ((self.set.splits == SPLITS.index(split)) & known(self.set.labels)).nonzero().squeeze(1)
+
+    def close(self) -> None:  # noqa: B027 (most feeds have nothing open)
+        """End what works in the background."""
+
     def _pool_rows(self, steps: range) -> tuple[Tensor, Tensor]:
-        size = self.training.pool_batch_size or self.training.batch_size
         if self.extras.near is None:
-            return self._taken(self._pool, steps, size)
+            return self._taken(self._pool, steps, self.pool_size)
         source, count = self.extras.near
-        seeds, passes = self._taken(self._pool, steps, size // (1 + count))
+        seeds, passes = self._taken(self._pool, steps, self.pool_size // (1 + count))
         near = self.graphs[source].ids[seeds, :count]
         return torch.cat([seeds.unsqueeze(2), near], dim=2).flatten(1), passes.repeat_interleave(1 + count, dim=1)
 
-    def _taken(self, stream: IndexStream, steps: range, size: int) -> tuple[Tensor, Tensor]:
+    def _taken(self, stream: Stream, steps: range, size: int) -> tuple[Tensor, Tensor]:
         """Return the ids and passes of some steps that are for this process: int64 [steps, rows]."""
-        mine = slice(self.share.rank, None, self.share.world)
         ids, passes = (rows.view(len(steps), size) for rows in stream.take(steps.start * size, len(steps) * size))
-        return ids[:, mine], passes[:, mine]
+        return self.mine(ids), self.mine(passes)
 
     def _views(self, ids: Tensor, passes: Tensor) -> Tensor:
         chosen = view_of_pass(ids.flatten(), passes.flatten(), count=self.view_count, seed=self._view_seed)
@@ -277,15 +235,36 @@ class ResidentFeed:
     def _read(self, shown: Shown, at: int) -> Batch:
         images, labels, ids, views = (rows[at] for rows in (shown.images, shown.labels, shown.ids, shown.views))
         outputs = {name: read(images, ids=ids, views=views, kind=shown.kind) for name, read in self.outputs.items()}
-        self.label_rows += len(ids) * len(outputs)
         return Batch(images, labels, ids, views, outputs)
 
-    def _ask(self, source: str, ids: Tensor, *, view: int = 0, quarters: int = 0) -> dict[str, Tensor]:
-        ids = ids.to(self.set.images.device)
+    def ask(self, source: str, ids: Tensor, *, view: int = 0, quarters: int = 0) -> dict[str, Tensor]:
+        """As `Ask` says."""
+        ids = ids.to(self.set.labels.device)
         views = turned(torch.full_like(ids, view), quarters)
         kind: Kind = "turned" if quarters else ""
-        images = self.gallery.show(ids, views=views, kind=kind)
+        images = self.looked_at(source, ids, views=views, kind=kind)
         return self.outputs[source](images, ids=ids, views=views, kind=kind)
+
+    def looked_at(self, source: str, ids: Tensor, *, views: Tensor, kind: Kind) -> Tensor:
+        """What a source sees that is asked about images."""
+        return self.gallery.show(ids, views=views, kind=kind)
+
+
+class ResidentFeed(Feed):
+    """Of a set that is on the device as a whole: orders are shuffled throughout, rows of a batch dealt out in turn."""
+
+    def ordered(self, ids: Tensor, *, seed: int, size: int) -> Stream:
+        """Shuffle them."""
+        return IndexStream(ids, seed=seed)
+
+    def mine(self, rows: Tensor) -> Tensor:
+        """Every so manieth."""
+        return rows[:, self.share.rank :: self.share.world]
+
+    @cached_property
+    def ahead(self) -> int:
+        """As many as make few large draws of many small ones."""
+        return steps_ahead(self.gallery.images, rows=self.training.batch_size)
 
 
 def _joined(one: Batch, other: Batch) -> Batch:

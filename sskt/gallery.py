@@ -1,11 +1,24 @@
 """A gallery: images that can be shown in any view of any kind."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from sskt.mixing import MIXTURES, partners
 from sskt.views import TURN, Kind, Recipe, drawer, hash_counters
+
+
+class Images(Protocol):
+    """Images as packed, by their rows: a tensor uint8 [n, C, S, S], or what stands for one."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where rows come to lie."""
+
+    def __getitem__(self, rows: Tensor, /) -> Tensor:
+        """Rows, int64 [B], as uint8 [B, C, S, S]."""
 
 
 @dataclass(frozen=True)
@@ -13,8 +26,8 @@ class Gallery:
     """Adjacent samples, and what is made of them."""
 
     recipe: Recipe
-    images: Tensor
-    """As packed, uint8 [n, C, S, S]."""
+    images: Images
+    """Uint8 [n, C, S, S]."""
     edges: tuple[int, ...]
     """Where the blocks of the pool begin, and where the last one ends."""
     first: int = 0
@@ -25,8 +38,10 @@ class Gallery:
         if kind in MIXTURES:
             return self._mixed(ids, views, kind)
         show = self.recipe.apply_turned if kind == "turned" else self.recipe.apply
-        # Whole images are copied, where an index in brackets goes value by value.
-        return show(self.images.index_select(0, ids - self.first), ids=ids, views=views)
+        rows, images = ids - self.first, self.images
+        # Of a tensor whole images are copied, where an index in brackets goes value by value.
+        packed = images.index_select(0, rows) if isinstance(images, Tensor) else images[rows]
+        return show(packed, ids=ids, views=views)
 
     def _mixed(self, ids: Tensor, views: Tensor, kind: Kind) -> Tensor:
         key = hash_counters(self.recipe.seed, ids, views)

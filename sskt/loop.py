@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sskt.datasets import Split
 from sskt.errors import DivergedError, LeavingError
-from sskt.feeds import Batch, ResidentFeed
+from sskt.feeds import Batch, Feed
 from sskt.methods import Method
 from sskt.metrics import ByClass, Predict, by_class, scores
 from sskt.seeds import derive
@@ -79,7 +79,7 @@ class Progress:
     """The parts of the loss, summed over those steps: a number each, in a saved state one of every process."""
 
 
-def fit(method: Method, feed: ResidentFeed, *, epochs: int, seed: int, context: Context) -> Progress:
+def fit(method: Method, feed: Feed, *, epochs: int, seed: int, context: Context) -> Progress:
     """Train to the last epoch, from the newest saved state if there is one. A LeavingError ends it before."""
     return alone(training(method, feed, epochs=epochs, seed=seed, context=context))
 
@@ -94,7 +94,7 @@ def alone(steps: Steps[T]) -> T:
             return ended
 
 
-def training(method: Method, feed: ResidentFeed, *, epochs: int, seed: int, context: Context) -> Steps[Progress]:
+def training(method: Method, feed: Feed, *, epochs: int, seed: int, context: Context) -> Steps[Progress]:
     """What `fit` does, step by step."""
     torch.manual_seed(derive(seed, "training"))
     progress = _resume(method, feed, context)
@@ -122,14 +122,12 @@ def training(method: Method, feed: ResidentFeed, *, epochs: int, seed: int, cont
     return progress
 
 
-def evaluate(method: Method, feed: ResidentFeed, split: Split, *, beat: Callable[[], None]) -> Metrics:
+def evaluate(method: Method, feed: Feed, split: Split, *, beat: Callable[[], None]) -> Metrics:
     """The figures of a held-out split, with a sign of life after every batch."""
     return scores(_predicting(method, beat), feed.evaluation(split), multi_label=feed.multi_label)
 
 
-def evaluate_classes(
-    method: Method, feed: ResidentFeed, split: Split, *, classes: int, beat: Callable[[], None]
-) -> ByClass:
+def evaluate_classes(method: Method, feed: Feed, split: Split, *, classes: int, beat: Callable[[], None]) -> ByClass:
     """How the classes of a held-out split fare, with a sign of life after every batch."""
     batches = feed.evaluation(split)
     return by_class(_predicting(method, beat), batches, classes=classes, multi_label=feed.multi_label)
@@ -147,7 +145,7 @@ def _predicting(method: Method, beat: Callable[[], None]) -> Predict:
     return predict
 
 
-def _train_epoch(method: Method, feed: ResidentFeed, *, progress: Progress, context: Context) -> Steps[Metrics]:
+def _train_epoch(method: Method, feed: Feed, *, progress: Progress, context: Context) -> Steps[Metrics]:
     """What is left of an epoch; returns the mean of every part of the loss over all of it."""
     method.train(mode=True)
     epoch, sums, steps = progress.epoch, progress.sums, feed.steps_per_epoch
@@ -179,7 +177,7 @@ def _gathered(sums: dict[str, Tensor], context: Context) -> dict[str, Tensor]:
     return dict(zip(sums, context.gather(torch.stack(list(sums.values()))).cpu().unbind(dim=1), strict=True))
 
 
-def _save(method: Method, feed: ResidentFeed, *, progress: Progress, context: Context) -> None:
+def _save(method: Method, feed: Feed, *, progress: Progress, context: Context) -> None:
     progress.label_rows = feed.label_rows
     learnt = {"method": _by_itself(method.state_dict()), "random": random_state(context.device)}
     context.save(learnt | vars(progress) | {"sums": _gathered(progress.sums, context)})
@@ -196,7 +194,7 @@ def _by_itself(part: Any) -> Any:
     return part
 
 
-def _resume(method: Method, feed: ResidentFeed, context: Context) -> Progress:
+def _resume(method: Method, feed: Feed, context: Context) -> Progress:
     state = context.load()
     if state is None:
         return Progress()

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from sskt.answers import LiveOutputs, SourceOutputs
-from sskt.feeds import ResidentFeed
+from sskt.feeds import Feed
 from sskt.loop import Context
 from sskt.methods import Method
 from sskt.optim import make_optimizer
@@ -86,7 +86,7 @@ class Profile:
         )
 
     @contextmanager
-    def taking(self, method: Method, feed: ResidentFeed) -> Iterator[None]:
+    def taking(self, method: Method, feed: Feed) -> Iterator[None]:
         """Look at a training meanwhile. A device is waited for between parts, so that its work counts where it was."""
         if not self.wanted:
             yield
@@ -144,7 +144,7 @@ def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
             delattr(owner, name)
 
 
-def bare_seconds(method: Method, feed: ResidentFeed) -> float:
+def bare_seconds(method: Method, feed: Feed) -> float:
     """Of a step that no training of this target can go below: no feed, no heads, no source; the median of some."""
     target, batch = copy.deepcopy(method.export()).train(), feed.batch(0)
     optimizer: Optimizer

@@ -17,12 +17,12 @@ from pipeline.caches.graphs import COLUMNS
 from pipeline.forecasts.rates import Pace, Rates
 from pipeline.forecasts.source_pilot import sample_file, wait_for
 from pipeline.forecasts.work import kind_of
-from pipeline.packing.packed import read_packed
 from pipeline.planning.plan import Plan, PlannedTrial
 from pipeline.planning.specs import CacheSpec
 from pipeline.trials.attempts import Ended, attempt
 from pipeline.trials.checkpoints import Checkpoints
 from pipeline.trials.runners import Demand, process_of
+from pipeline.trials.streaming import hold_images
 from pipeline.trials.trials import Materials, Process, make_feed, make_method, reset_process
 from pipeline.trials.tuning import Fixed, final_report, place_of, tune_all
 from sskt.errors import SsktError
@@ -33,7 +33,7 @@ WARM, FEWEST, MANY = 2, 5, 1_000_000
 
 def stand_in(plan: Plan, storage: Storage, folder: str, trials: list[PlannedTrial]) -> Materials:
     """What trials train from, with a few answers of each source in place of its caches."""
-    packed, pool = read_packed(plan.packed, storage), plan.packed.pool
+    held, pool = hold_images(plan, storage), plan.packed.pool
     generator = np.random.default_rng(0)
 
     def payload(source: str, spec: CacheSpec) -> np.ndarray:
@@ -47,9 +47,9 @@ def stand_in(plan: Plan, storage: Storage, folder: str, trials: list[PlannedTria
 
     wanted = plan.caches_for(trials)
     return Materials(
-        images=packed.images,
-        labels=packed.labels,
-        splits=packed.splits,
+        images=held.images,
+        labels=held.labels,
+        splits=held.splits,
         payload={name: {cache: payload(name, spec) for cache, spec in specs.items()} for name, specs in wanted.items()},
         stored={name: {cache: spec.labels for cache, spec in specs.items()} for name, specs in wanted.items()},
         golden={},
@@ -144,6 +144,7 @@ def pilot(planned: PlannedTrial, materials: Materials, process: Process, *, seco
     checkpoints = Checkpoints(FolderStorage(materials.storage_uri), planned.run_key)
     state = {"method": method.state_dict(), "random": {"cpu": torch.get_rng_state()}, "epoch": 1}
     checkpoint = _repeated(lambda: checkpoints.save(state))
+    feed.close()
     (saved,) = checkpoints.storage.objects(checkpoints.prefix)
     checkpoints.clear()
     trial = max(0.0, whole - took - evaluation - checkpoint)

@@ -14,6 +14,7 @@ from pipeline.forecasts.rates import Pace, Rates
 from pipeline.forecasts.requests import PER_EPOCH, PER_OUTPUT, PER_SHARD, PER_TRIAL
 from pipeline.forecasts.simulation import Piece, Stage
 from pipeline.forecasts.work import Training
+from pipeline.planning.feeding import image_bytes
 from pipeline.planning.plan import Plan
 
 
@@ -76,11 +77,14 @@ def _grows(one: Training) -> bool:
 
 
 def bytes_of_node(plan: Plan, caches: dict[str, list[Holding]], *, growth: float) -> int:
-    """Memory of what all trials of a node share."""
+    """Memory of what all trials of a node share; streamed images and what sources say of them lie on its disk."""
     packed = plan.packed
     label = len(packed.classes) if packed.multi_label else np.dtype(np.int64).itemsize
-    images = round(packed.rows * growth * (packed.channels * packed.size**2 + label + 1))
+    image = 0 if plan.streamed else image_bytes(packed)
+    images = round(packed.rows * growth * (image + label + 1))
     graphs = sum(round(packed.pool * growth) * spec.neighbours * 8 for spec in plan.graphs_for().values())
+    if plan.streamed:
+        return images + graphs
     return images + graphs + sum(one.payload for some in caches.values() for one in some)
 
 

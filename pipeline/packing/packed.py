@@ -1,8 +1,9 @@
 """A packed data set: what its manifest says, and its arrays."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Literal
 
 import numpy as np
@@ -82,6 +83,11 @@ class PackedDataset:
     def prefix(self) -> str:
         """Key below which it is stored."""
         return prefix(self.pack_id)
+
+    @property
+    def part_edges(self) -> tuple[int, ...]:
+        """The ids at which its parts begin, and where the last one ends."""
+        return (0, *accumulate(part.rows for part in self.parts))
 
     @property
     def edges(self) -> tuple[int, ...]:
@@ -208,16 +214,43 @@ def read_samples(packed: PackedDataset, storage: Storage) -> Iterator[PackedSamp
 
 
 def _read_part(packed: PackedDataset, part: PackedPart, storage: Storage, *, first_id: int) -> pa.Table:
+    data = part_bytes(packed, part, storage)
+    check_part(packed, part, data)
+    return part_table(packed, part, data, first_id=first_id)
+
+
+def part_bytes(packed: PackedDataset, part: PackedPart, storage: Storage) -> bytes:
+    """Read a part, as it is."""
     key = f"{packed.prefix}/{part.name}"
     data = storage.read(key)
     if data is None:
         raise _damaged(packed, f"{key} is missing")
-    digest = hashlib.sha256(data).hexdigest()
+    return data
+
+
+def check_part(packed: PackedDataset, part: PackedPart, data: bytes) -> None:
+    """Raise DamagedError unless a part is what the manifest says."""
+    digest, key = hashlib.sha256(data).hexdigest(), f"{packed.prefix}/{part.name}"
     if digest != part.sha256:
         raise _damaged(packed, f"{key}: sha256 of its {len(data)} bytes is {digest[:16]}, not {part.sha256[:16]}")
-    table = pq.read_table(pa.BufferReader(data))
+
+
+def part_table(
+    packed: PackedDataset, part: PackedPart, data: bytes, *, first_id: int, columns: Sequence[str] | None = None
+) -> pa.Table:
+    """All columns of a part, or some of them, each of the type and with the ids that it has to have."""
+    key = f"{packed.prefix}/{part.name}"
+    # Whoever reads some columns reads several parts at once.
+    wanted = (
+        {"columns": None, "use_threads": True}
+        if columns is None
+        else {"columns": ["id", *columns], "use_threads": False}
+    )
+    table = pq.read_table(pa.BufferReader(data), **wanted)
     label_classes = len(packed.classes) if packed.multi_label else None
     for field in part_schema(pixels=packed.channels * packed.size**2, label_classes=label_classes):
+        if columns is not None and field.name not in ("id", *columns):
+            continue
         if field.name not in table.column_names or table.schema.field(field.name).type != field.type:
             raise _damaged(packed, f"{key}: {field.name} is not a column of type {field.type}")
     if table.num_rows != part.rows:

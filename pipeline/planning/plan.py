@@ -11,9 +11,11 @@ import torch
 
 from pipeline.canonical import canonical, digest
 from pipeline.packing.packed import PackedDataset, image_format
+from pipeline.planning.checks import check_labels, check_streamed
 from pipeline.planning.experiment import Experiment, Trial
+from pipeline.planning.feeding import order_identity, streams
 from pipeline.planning.run_keys import SEMANTICS, said
-from pipeline.planning.specs import CacheSpec, GraphSpec, Labels, caches_of
+from pipeline.planning.specs import CacheSpec, GraphSpec, Labels, caches_of, graph_name
 from sskt.encodings import stored_as
 from sskt.errors import InputError
 from sskt.maps import MapShape
@@ -53,6 +55,8 @@ class Plan:
     """The taps of every source of whose maps something is asked."""
     taps: dict[str, tuple[MapShape, ...]]
     """The taps of every target of the experiment, by its settings."""
+    streamed: bool = False
+    """Whether trainings read their images in parts, as they go on."""
 
     @cached_property
     def trials(self) -> list[PlannedTrial]:
@@ -93,7 +97,7 @@ class Plan:
 
     def plan(self, trial: Trial) -> PlannedTrial:
         """Check a trial against what is known of data and sources, and name it."""
-        self._check_labels(trial)
+        check_labels(trial.training, self.packed)
         method = get_method(trial.method)
         facts, needs = self._facts(trial), method.needs(trial.options)
         try:
@@ -101,6 +105,8 @@ class Plan:
             self._check_graphs(trial, needs)
             self._check_encodings(trial, needs)
             self._check_frozen(trial)
+            if self.streamed:
+                check_streamed(trial.training, needs, live=set(trial.sources) - set(self.caches))
         except InputError as error:
             raise InputError(f"methods: {trial.label!r}: {error}") from error
         spec = {
@@ -111,6 +117,7 @@ class Plan:
             "views": self._once(self.recipe.identity() | {"count": self.experiment.views.count}),
             "sources": self._once([self._source_id(name, caches_of(needs, trial.training)) for name in trial.sources]),
         }
+        spec |= order_identity(self.packed) if self.streamed else {}
         return PlannedTrial(trial=trial, run_key=digest(spec), spec=spec, needs=needs, facts=facts)
 
     @cached_property
@@ -170,25 +177,12 @@ class Plan:
             with errors_in("target."):
                 copy.deepcopy(self.sources[trial.sources[0]].network).freeze(trial.target.frozen)
 
-    def _check_labels(self, trial: Trial) -> None:
-        wanted = trial.training.labels_per_class or 0
-        for name, there in zip(self.packed.classes, self.packed.labelled, strict=True):
-            if there < wanted:
-                raise InputError(
-                    f"training.labels_per_class is {wanted}, but class {name!r} has {there} labelled training images"
-                )
-
     def _source_id(self, name: str, caches: Sequence[str]) -> Any:
         if not caches:  # only its weights count
             return [name, self.sources[name].identity()]
         if name not in self.caches:
             return [name, "live", self.sources[name].identity()]
         return [name, *(self.caches[name][cache].id for cache in caches)]
-
-
-def graph_name(source: str, neighbours: int) -> str:
-    """What a graph is called."""
-    return f"{source}, {neighbours} neighbours"
 
 
 def torch_version() -> str:
@@ -234,9 +228,15 @@ def make_plan(
         for name, source in sources.items()
         if not experiment.sources[name].live
     }
-    taps = _targets_taps(experiment, packed)
     plan = Plan(
-        experiment=experiment, packed=packed, recipe=recipe, sources=sources, caches=caches, maps=maps, taps=taps
+        experiment=experiment,
+        packed=packed,
+        recipe=recipe,
+        sources=sources,
+        caches=caches,
+        maps=maps,
+        taps=_targets_taps(experiment, packed),
+        streamed=streams(experiment, packed, caches),
     )
     _ = plan.possible  # refuses impossible combinations now, before anything runs
     return plan

@@ -52,6 +52,9 @@ class ResourceSettings:
     one of its own; `auto` measures both on this machine. docs/sweeps.md says which trials, and what differs."""
     lanes: int = 8
     """Trials that step together, at most; their memory adds up."""
+    feed: Literal["auto", "resident", "streamed"] = "auto"
+    """How trainings get their images. `resident`: all are in memory; `streamed`: a few parts at a time, in an order of
+    its own; `auto` chooses by their bytes. docs/sweeps.md."""
     cpus_per_source_worker: float = 1
     gpus_per_source_worker: float = 0
     memory_gb_per_source_worker: float = 0

@@ -183,6 +183,11 @@ def graph_id(embedding: str, neighbours: int) -> str:
     return digest({"format": GRAPH_FORMAT, "embedding": embedding, "neighbours": neighbours})
 
 
+def graph_name(source: str, neighbours: int) -> str:
+    """What a graph is called among those of all sources."""
+    return f"{source}, {neighbours} neighbours"
+
+
 def cache_name(output: str, *, kind: Kind) -> str:
     """What a cache is called among those of its source."""
     return f"{kind} {output}" if kind else output

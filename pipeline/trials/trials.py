@@ -1,41 +1,41 @@
 """One trial, from its materials to its recorded result, on whatever process it runs."""
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import closing
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from cluster.storage import Storage, open_storage
 from pipeline.caches.graphs import GraphArrays, load_graph
-from pipeline.caches.segments import read_cache, require_cache
-from pipeline.packing.packed import read_packed
-from pipeline.planning.plan import Plan, PlannedTrial, graph_name
-from pipeline.planning.specs import GraphSpec, Labels, cache_name, kinds_of
-from pipeline.tensors import placed
+from pipeline.caches.mapped import map_cache
+from pipeline.caches.segments import WholeCache, read_cache, require_cache
+from pipeline.planning.plan import Plan, PlannedTrial
+from pipeline.planning.specs import GraphSpec, Labels, cache_name, graph_name, kinds_of
+from pipeline.tensors import as_tensor, placed
 from pipeline.trials.checkpoints import Checkpoints
 from pipeline.trials.networks import export_trained, network_key
+from pipeline.trials.process import Process, prepared, reset_process
 from pipeline.trials.results import Result, read_result, write_result
+from pipeline.trials.streaming import StreamedImages, hold_images, open_shelf
 from pipeline.trials.telling import told
 from pipeline.trials.versions import versions
 from sskt.answers import CachedOutputs, Column, LiveOutputs, SourceOutputs
-from sskt.compiling import arrange
 from sskt.errors import DamagedError
-from sskt.feeds import ImageSet, ResidentFeed, Share
+from sskt.feeds import Feed, ImageSet, ResidentFeed
 from sskt.golden import check_pixels
 from sskt.graphs import Graph
 from sskt.loop import Context, Metrics, Steps, alone, evaluate, evaluate_classes, training
 from sskt.loop import Progress as TrainingProgress
 from sskt.methods import Method, Needs, Task, get_method
 from sskt.metrics import main_metric
+from sskt.orders import Share
 from sskt.profile import Profile
 from sskt.seeds import derive
 from sskt.settings import SourceSettings
 from sskt.sources import load_source
+from sskt.streamed import StreamedFeed
 from sskt.views import Recipe
 
 PURPOSES = ("target", "heads", "labelled order", "pool order", "views", "training")
@@ -46,11 +46,11 @@ PURPOSES = ("target", "heads", "labelled order", "pool order", "views", "trainin
 class Materials:
     """What the trials of an experiment share, as arrays: one copy a node in Ray's object store, however many."""
 
-    images: np.ndarray
+    images: np.ndarray | StreamedImages
     labels: np.ndarray
     splits: np.ndarray
-    payload: dict[str, dict[str, np.ndarray]]
-    """By source, then by cache: uint8 [P, views, bytes]."""
+    payload: dict[str, dict[str, np.ndarray | WholeCache]]
+    """By source, then by cache: uint8 [P, views, bytes], or, where images are streamed, what they are read from."""
     stored: dict[str, dict[str, Labels]]
     """What those are."""
     golden: dict[str, str]
@@ -65,57 +65,20 @@ class Materials:
     storage_uri: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Process:
-    """The process a trial runs on, and how it is tied to its peers."""
-
-    device: torch.device
-    threads: int
-    rank: int = 0
-    world: int = 1
-    prepare: Callable[[nn.Module], nn.Module] | None = None
-    """Wraps a module for training over several processes; None moves it to the device."""
-    gather: Callable[[Tensor], Tensor] = lambda own: own.unsqueeze(0)
-    leaving: Callable[[], bool] = lambda: False
-    """Whether the trial has to leave its node; its peers have to hear the same at the same step."""
-    report: Callable[[Metrics], None] = lambda metrics: None
-    """Told the metrics of every epoch."""
-    beat: Callable[[], None] = lambda: None
-    """Called at every sign of life."""
-    waiting: Callable[[Callable[..., None]], Callable[..., None]] = lambda call: call
-    """Wraps what waits for a storage, that may be away for a while, and gives no sign of life meanwhile."""
-    hung_after: float | None = None
-    """Seconds without one after which the process ends itself, to be started anew; None where nobody would start it."""
-    errand: str = ""
-    """What it is started for, again and again where it dies: claims of earlier tries are dead."""
-    carried: dict[str, Any] = field(default_factory=dict)
-    """Plain values that go along with every saved state, and into the result."""
-    profiled: bool = False
-    """Whether to look where the time goes; the result says it."""
-    compile: str = "none"
-    channels_last: bool = False
-    side_by_side: int = 1
-    """How many trials share the cluster with this one: speeds are comparable where it is the same."""
-    fused: int = 1
-    """How many of these step together in this process."""
-    placed: dict[int, Tensor] = field(default_factory=dict)
-    """What of the materials is on the device, by the id of the array that it was: one copy for all of its trials."""
-
-
 def gather_materials(plan: Plan, storage: Storage, trials: list[PlannedTrial]) -> Materials:
     """Read and verify everything some trials train from. The caches have to be whole."""
-    packed = read_packed(plan.packed, storage)
+    held = hold_images(plan, storage)
     caches = {
         name: {cache: require_cache(storage, spec, source=name) for cache, spec in specs.items()}
         for name, specs in plan.caches_for(trials).items()
     }
     every = [whole for by_name in caches.values() for whole in by_name.values()]
     return Materials(
-        images=packed.images,
-        labels=packed.labels,
-        splits=packed.splits,
+        images=held.images,
+        labels=held.labels,
+        splits=held.splits,
         payload={
-            name: {cache: read_cache(storage, whole) for cache, whole in by_name.items()}
+            name: {cache: whole if plan.streamed else read_cache(storage, whole) for cache, whole in by_name.items()}
             for name, by_name in caches.items()
         },
         stored={
@@ -150,7 +113,12 @@ def trial_steps(planned: PlannedTrial, materials: Materials, process: Process) -
     if found is not None:
         return found
     reset_process(process.threads)
-    feed = make_feed(planned, materials, process)
+    with closing(make_feed(planned, materials, process)) as feed:
+        return (yield from _trained(planned, materials, process, feed=feed))
+
+
+def _trained(planned: PlannedTrial, materials: Materials, process: Process, *, feed: Feed) -> Steps[Result]:
+    storage = open_storage(materials.storage_uri)
     method = make_method(planned, materials, feed=feed, process=process)
     checkpoints = Checkpoints(storage, planned.run_key)
     save = process.waiting(checkpoints.save)
@@ -181,22 +149,11 @@ def trial_steps(planned: PlannedTrial, materials: Materials, process: Process) -
     return result
 
 
-def reset_process(threads: int) -> None:
-    """Forget what an earlier trial in the same process may have set."""
-    torch.set_num_threads(threads)
-    torch.set_default_dtype(torch.float32)
-    torch.manual_seed(0)
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.deterministic = True
-
-
-def make_feed(planned: PlannedTrial, materials: Materials, process: Process) -> ResidentFeed:
-    """Put images and cached labels on the device and serve batches from them."""
-    trial, needs = planned.trial, planned.needs
-    arrays = (materials.images, materials.labels, materials.splits)
-    images = ImageSet(*(placed(array, process.device, process.placed) for array in arrays), materials.edges)
-    feed = ResidentFeed(
-        images,
+def make_feed(planned: PlannedTrial, materials: Materials, process: Process) -> Feed:
+    """Serve batches of images and cached labels, from the device where all of them are in memory."""
+    trial, needs, streamed = planned.trial, planned.needs, isinstance(materials.images, StreamedImages)
+    feed = (StreamedFeed if streamed else ResidentFeed)(
+        _image_set(materials, process),
         classes=planned.facts.classes,
         training=trial.training,
         recipe=materials.recipe,
@@ -207,8 +164,18 @@ def make_feed(planned: PlannedTrial, materials: Materials, process: Process) -> 
         extras=needs.extras(trial.sources),
         share=Share(rank=process.rank, world=process.world),
     )
-    check_pixels(feed.gallery, materials.golden)
+    if not streamed:
+        check_pixels(feed.gallery, materials.golden)
     return feed
+
+
+def _image_set(materials: Materials, process: Process) -> ImageSet:
+    """Images, or those that are there at a time, whose pixels are checked as they come."""
+    labels, splits = (placed(array, process.device, process.placed) for array in (materials.labels, materials.splits))
+    if isinstance(materials.images, StreamedImages):
+        shelf = open_shelf(materials.images, golden=materials.golden, recipe=materials.recipe, device=process.device)
+        return ImageSet(shelf, labels, splits, materials.edges)
+    return ImageSet(placed(materials.images, process.device, process.placed), labels, splits, materials.edges)
 
 
 def _outputs(name: str, planned: PlannedTrial, materials: Materials, process: Process) -> SourceOutputs:
@@ -220,6 +187,9 @@ def _outputs(name: str, planned: PlannedTrial, materials: Materials, process: Pr
 
     def column(cache: str) -> Column:
         payload, labels = materials.payload[name][cache], materials.stored[name][cache]
+        if isinstance(payload, WholeCache):
+            mapped = map_cache(open_storage(materials.storage_uri), payload)
+            return Column(as_tensor(mapped), labels.encoder, labels.width)
         return Column(placed(payload, process.device, process.placed), labels.encoder, labels.width)
 
     kinds = kinds_of(needs, planned.trial.training)
@@ -234,7 +204,7 @@ def _neighbours(name: str, needs: Needs, materials: Materials, process: Process)
     return Graph(ids.long(), similarity)
 
 
-def make_method(planned: PlannedTrial, materials: Materials, *, feed: ResidentFeed, process: Process) -> Method:
+def make_method(planned: PlannedTrial, materials: Materials, *, feed: Feed, process: Process) -> Method:
     """Build the trial's method with its networks and optimisers."""
     trial = planned.trial
     task = Task(
@@ -245,19 +215,9 @@ def make_method(planned: PlannedTrial, materials: Materials, *, feed: ResidentFe
         seed=trial.seed,
         load_source=lambda name: load_source(name, materials.sources[name]),
         pool=feed.pool(),
-        prepare=partial(_prepared, process=process, feed=feed, rows=planned.facts.rows),
+        prepare=partial(prepared, process=process, feed=feed, rows=planned.facts.rows),
     )
     return get_method(trial.method)(task, trial.options)
-
-
-def _prepared(module: nn.Module, *, process: Process, feed: ResidentFeed, rows: int) -> nn.Module:
-    """A trainable module on its device, laid out and compiled as asked, and tied to its peers."""
-
-    def images() -> Tensor:
-        return feed.set.images[torch.arange(rows, device=process.device) % len(feed.set.labels)]
-
-    arrange(module.to(process.device), images, mode=process.compile, channels_last=process.channels_last)
-    return process.prepare(module) if process.prepare else module
 
 
 def describe(

@@ -72,6 +72,8 @@ class Needs:
     """Nearest neighbours of every image of the pool, by each source's embedding, that it wants to know."""
     tempered: bool = False
     """Whether it divides logits of its sources by a temperature other than 1, for which it has to know all of them."""
+    asks: bool = False
+    """Whether it asks its sources about images of the whole pool, beside those of its batches."""
     near: int = 0
     """Neighbours, in the graph of the only source, that follow every image of the pool in its batches."""
 
@@ -137,10 +139,7 @@ class Method(ABC):
 
     @abstractmethod
     def step(self, batch: Batch) -> dict[str, Tensor]:
-        """Learn from one batch; return, detached, `loss` and the parts it is the sum of.
-
-        What is worth watching beside them has a name that starts with `watch/`.
-        """
+        """Learn from one batch; return, detached, `loss`, the parts it is the sum of, and others as `watch/...`."""
 
     @abstractmethod
     def predict(self, images: Tensor) -> Tensor:

@@ -79,7 +79,7 @@ class CRD(SingleTarget):
     @classmethod
     def needs(cls, options: CRDOptions) -> Needs:
         """Embeddings; and the pool, where the contrast has a weight and learns from all images."""
-        return Needs(outputs=("embedding",), pool=learns_from_all(options.learn_from, options.weight))
+        return Needs(outputs=("embedding",), pool=learns_from_all(options.learn_from, options.weight), asks=True)
 
     @classmethod
     def check(cls, options: CRDOptions, facts: Facts) -> None:

@@ -115,7 +115,7 @@ class EGA(SingleTarget):
     def needs(cls, options: EGAOptions) -> Needs:
         """Embeddings; and the pool, where the alignment has a weight and learns from all images."""
         pool = learns_from_all(options.learn_from, options.node_weight, options.edge_weight)
-        return Needs(outputs=("embedding",), pool=pool)
+        return Needs(outputs=("embedding",), pool=pool, asks=options.centre in OVER_POOL)
 
     @classmethod
     def check(cls, options: EGAOptions, facts: Facts) -> None:

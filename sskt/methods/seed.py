@@ -76,7 +76,7 @@ class SEED(SingleTarget):
     @classmethod
     def needs(cls, options: SEEDOptions) -> Needs:
         """Embeddings; and the pool, where the comparison has a weight and learns from all images."""
-        return Needs(outputs=("embedding",), pool=learns_from_all(options.learn_from, options.weight))
+        return Needs(outputs=("embedding",), pool=learns_from_all(options.learn_from, options.weight), asks=True)
 
     @classmethod
     def check(cls, options: SEEDOptions, facts: Facts) -> None:

@@ -74,7 +74,7 @@ class Smooth(SingleTarget):
     def needs(cls, options: SmoothOptions) -> Needs:
         """Embeddings and their graph; and the pool, where the matching has a weight and learns from all images."""
         pool = learns_from_all(options.learn_from, options.low_weight, options.high_weight)
-        return Needs(outputs=("embedding",), graph=options.neighbours, pool=pool)
+        return Needs(outputs=("embedding",), graph=options.neighbours, pool=pool, asks=True)
 
     @classmethod
     def check(cls, options: SmoothOptions, facts: Facts) -> None:

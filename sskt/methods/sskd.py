@@ -80,6 +80,7 @@ class SSKD(SingleTarget):
         return Needs(
             outputs=outputs,
             turned=options.turned + options.similarity > 0,
+            asks=options.similarity > 0,
             pool=learns_from_all(options.learn_from, options.soft, options.turned, options.similarity),
             tempered="logits" in outputs and options.temperature != 1,
         )

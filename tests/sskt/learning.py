@@ -8,10 +8,11 @@ import torch
 
 from sskt.answers import LiveOutputs
 from sskt.export import export_bytes
-from sskt.feeds import Extras, ImageSet, ResidentFeed, Share
+from sskt.feeds import Extras, ImageSet, ResidentFeed
 from sskt.graphs import Graph, nearest_neighbours
 from sskt.methods import Facts, Method, SourceFacts, Task, check_trial, get_method
 from sskt.networks import ImageFormat, build_target
+from sskt.orders import Share
 from sskt.settings import TargetSettings, TrainingSettings, ViewSettings
 from sskt.sources import OUTPUTS, Source
 from sskt.views import make_recipe

@@ -6,40 +6,13 @@ import torch
 from sskt.answers import CachedOutputs, Column, LiveOutputs
 from sskt.datasets import UNLABELLED
 from sskt.encodings import get_encoding
-from sskt.feeds import Extras, ImageSet, IndexStream, ResidentFeed, Share, labelled_ids
+from sskt.feeds import Extras, ImageSet, ResidentFeed, labelled_ids
 from sskt.gallery import Gallery
+from sskt.orders import Share
 from sskt.settings import ViewSettings
 from sskt.views import KINDS, TURN, make_recipe, turned
 from tests.sskt.learning import CLASSES, POOL, RECIPE, VIEWS, feed, graph, image_set, source, training
 from tests.sskt.test_answers import column
-
-
-def test_a_stream_gives_every_id_once_a_pass_in_changing_order():
-    ids = torch.tensor([3, 5, 8, 13, 21])
-    stream = IndexStream(ids, seed=1)
-    taken, passes = stream.take(0, 15)
-    assert passes.tolist() == [0] * 5 + [1] * 5 + [2] * 5
-    rounds = [taken[at : at + 5].tolist() for at in (0, 5, 10)]
-    assert all(sorted(one) == ids.tolist() for one in rounds)
-    assert len({tuple(one) for one in rounds}) > 1
-
-
-def test_a_stream_can_be_entered_anywhere():
-    whole = IndexStream(torch.arange(7), seed=1).take(0, 100)
-    for start, count in ((0, 1), (6, 2), (13, 30), (99, 1), (50, 50)):
-        part = IndexStream(torch.arange(7), seed=1).take(start, count)
-        assert torch.equal(part[0], whole[0][start : start + count])
-        assert torch.equal(part[1], whole[1][start : start + count])
-
-
-def test_labels_in_use_are_the_first_of_each_class():
-    images = image_set()
-    everything = labelled_ids(images, classes=CLASSES, per_class=None)
-    assert everything.tolist() == [sample for sample in range(36) if sample % 4]
-    two_each = labelled_ids(images, classes=CLASSES, per_class=2)
-    labels = image_set().labels[two_each]
-    assert labels.bincount(minlength=CLASSES).tolist() == [2, 2, 2]
-    assert two_each.tolist() == [1, 2, 3, 5, 6, 7]
 
 
 def test_a_batch_is_labelled_images_then_hidden_ones_of_the_pool():

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from sskt.errors import DivergedError, LeavingError
-from sskt.feeds import Share
 from sskt.loop import Context, evaluate, fit
 from sskt.methods import METHODS
 from sskt.metrics import accuracy
+from sskt.orders import Share
 from sskt.settings import TargetSettings
 from tests.sskt.learning import TARGET, feed, method, served, source, training
 from tests.sskt.methods.test_base import needed

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from sskt.errors import InputError, UnknownNameError
+from sskt.feeds import Feed
 from sskt.losses import labelled_cross_entropy
 from sskt.methods import METHODS, get_method
 from sskt.methods.base import require_sources
@@ -167,6 +168,20 @@ def test_the_number_of_sources_is_checked():
 def test_an_unknown_method_lists_the_known_ones():
     with pytest.raises(UnknownNameError, match="method 'sskt2' is unknown; did you mean 'sskt'"):
         get_method("sskt2")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_that_asks_about_the_whole_pool_says_so(name, monkeypatch):
+    """A feed whose images are not all in memory refuses those."""
+    asked, ask = [], Feed.ask
+
+    def noted(self, *arguments, **named):
+        asked.append(arguments)
+        return ask(self, *arguments, **named)
+
+    monkeypatch.setattr(Feed, "ask", noted)
+    model, _ = run(name, *needed(name), steps=2)
+    assert bool(asked) == model.needs(model.options).asks
 
 
 @pytest.mark.parametrize(
