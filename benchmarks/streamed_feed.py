@@ -1,29 +1,33 @@
 """How quickly a streamed feed makes batches, beside pyarrow reading the same files, and how much memory it takes.
 
-    python -m benchmarks.streamed_feed
+    python -m benchmarks.streamed_feed [warm] [cold] [memory] [bucket]
 
 Writes a packed set of 64 parts of 16 MiB (87,000 images of 64 x 64), several times what a streamed feed has in memory,
 and makes up what a source said of 4 views: 1000 classes as top10. In turns, the best of 3, batches of 256 with their
-views drawn and their labels decoded, from which nothing learns:
+views drawn and their labels decoded, from which nothing learns, of as many images as 24 parts hold:
 - by the simplest loop: `pyarrow.parquet.read_table` of one part after the other, in order, unchecked, unshuffled,
 - by the same loop while threads read the next two parts,
-- by a streamed feed, shuffled and checked: its first pass, in which it fills its window and checks every part in full
-  (SHA-256), and the pass after it.
-Then the same with the files out of the page cache before every run, the peak memory of a process that streams one pass,
-and a third of the set on a bucket, whose server is on the same machine.
+- by a streamed feed, shuffled and checked, from its second batch on; in its first pass it checks every part by SHA-256.
+Ratios are those of images per second to the quicker loop's, and of the processor's time, of all threads, to the first
+loop's. `warm`: the files are in the page cache, views are cut and flipped, or resized too; `cold`: they are not there
+before a run; `memory`: the peak of a process that streams one pass; `bucket`: half of the set on a bucket, whose
+server is on the same machine. Without any word all four.
 """
 
 import os
 import resource
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -42,11 +46,14 @@ from sskt.encodings import get_encoding
 from sskt.feeds import Batch, ImageSet
 from sskt.settings import TrainingSettings, ViewSettings
 from sskt.streamed import AHEAD, WINDOW, StreamedFeed
-from sskt.views import make_recipe, view_of_pass
+from sskt.views import Recipe, make_recipe, view_of_pass
 from tests.object_store import ACCESS_KEY, BUCKET, SECRET_KEY, environment, forget, running
 
 SIZE, CLASSES, VIEWS, BATCH, PARTS, TURNS = 64, 1000, 4, 256, 64, 3
-RECIPE = make_recipe(ViewSettings(ops=({"pad_crop": 4}, "hflip"), count=VIEWS), image_size=SIZE)
+SOME = 24
+"""Parts whose images are counted."""
+FLIPPED = make_recipe(ViewSettings(ops=({"pad_crop": 4}, "hflip"), count=VIEWS), image_size=SIZE)
+RESIZED = make_recipe(ViewSettings(ops=("random_resized_crop", "hflip"), count=VIEWS), image_size=SIZE)
 CPU = torch.device("cpu")
 
 
@@ -81,7 +88,7 @@ def labels_of(rows: int) -> CachedOutputs:
 Table = Callable[[int], pa.Table]
 
 
-def simplest(tables: Iterator[pa.Table], packed: PackedDataset, outputs: CachedOutputs) -> Iterator[Batch]:
+def simplest(tables: Iterator[pa.Table], recipe: Recipe, outputs: CachedOutputs) -> Iterator[Batch]:
     """Batches in the order of the files, by the views and the decoder of the feeds."""
     first = 0
     for table in tables:
@@ -90,7 +97,7 @@ def simplest(tables: Iterator[pa.Table], packed: PackedDataset, outputs: CachedO
         for rows in torch.arange(len(images)).split(BATCH):
             ids = rows + first
             views = view_of_pass(ids, torch.zeros_like(ids), count=VIEWS, seed=0)
-            shown = RECIPE.apply(images[rows], ids=ids, views=views)
+            shown = recipe.apply(images[rows], ids=ids, views=views)
             yield Batch(shown, labels[rows], ids, views, {"source": outputs(shown, ids=ids, views=views)})
         first += len(images)
 
@@ -110,51 +117,73 @@ def two_ahead(read: Table, parts: int) -> Iterator[pa.Table]:
                 waiting.append(pool.submit(read, part + 3))
 
 
-def streamed(storage: Storage, packed: PackedDataset, outputs: CachedOutputs) -> StreamedFeed:
+def streamed(storage: Storage, packed: PackedDataset, recipe: Recipe, outputs: CachedOutputs) -> StreamedFeed:
     """The feed as a trial has it."""
     images = StreamedImages(packed=packed, storage_uri=storage.uri, node_cache_gb=0)
-    shelf = open_shelf(images, golden={}, recipe=RECIPE, device=CPU)
+    shelf = open_shelf(images, golden={}, recipe=recipe, device=CPU)
     labels, splits = torch.arange(packed.rows) % CLASSES, torch.zeros(packed.rows, dtype=torch.int8)
     return StreamedFeed(
         ImageSet(shelf, labels, splits, packed.edges),
         classes=CLASSES,
         training=TrainingSettings(epochs=1, batch_size=BATCH),
-        recipe=RECIPE,
+        recipe=recipe,
         view_count=VIEWS,
         seed=0,
         outputs={"source": outputs},
     )
 
 
-def rate(batches: Iterator[Batch]) -> float:
-    """Images per second until there are no more."""
-    began, images = time.perf_counter(), 0
+class Pace(NamedTuple):
+    """Seconds an image takes, and those of a processor."""
+
+    wall: float
+    processor: float
+
+
+def pace(batches: Iterator[Batch]) -> Pace:
+    """Until there are no more batches."""
+    wall, processor, images = time.perf_counter(), time.process_time(), 0
     for batch in batches:
         images += len(batch.ids)
-    return images / (time.perf_counter() - began)
+    return Pace((time.perf_counter() - wall) / images, (time.process_time() - processor) / images)
 
 
-def measure(storage: Storage, packed: PackedDataset, read: Table, *, before: Callable[[], None]) -> list[float]:
-    """Best rates of the loops, and of the first two passes of a feed, in turns."""
-    outputs, rates = labels_of(packed.rows), []
-    for _ in range(TURNS):
-        turn = []
-        for tables in (one_by_one, two_ahead):
-            before()
-            turn.append(rate(simplest(tables(read, len(packed.parts)), packed, outputs)))
-        with closing(streamed(storage, packed, outputs)) as feed:
-            steps = feed.steps_per_epoch
-            for number in range(2):
-                before()
-                turn.append(rate(map(feed.batch, range(number * steps, (number + 1) * steps))))
-        rates.append(turn)
-    return [max(turn[place] for turn in rates) for place in range(4)]
+@dataclass(frozen=True)
+class Case:
+    """What a row of the table is about."""
 
+    name: str
+    storage: Storage
+    packed: PackedDataset
+    read: Table
+    recipe: Recipe = FLIPPED
+    before: Callable[[], None] = lambda: None
+    """What is done before every run."""
+    first_pass: bool = False
 
-def line(name: str, rates: list[float]) -> str:
-    """A row of the table."""
-    best = max(rates[:2])
-    return f"| {name} | {' | '.join(f'{one:,.0f}' for one in rates)} | {rates[2] / best:.2f} | {rates[3] / best:.2f} |"
+    def row(self) -> str:
+        """Run everything in turns and spell the best of each."""
+        outputs, parts = labels_of(self.packed.rows), min(SOME, len(self.packed.parts))
+        turns = []
+        for _ in range(TURNS):
+            paces = []
+            for tables in (one_by_one, two_ahead):
+                self.before()
+                paces.append(pace(simplest(tables(self.read, parts), self.recipe, outputs)))
+            with closing(streamed(self.storage, self.packed, self.recipe, outputs)) as feed:
+                paces.append(self._streamed(feed, parts * self.packed.parts[0].rows // BATCH))
+            turns.append(paces)
+        one, two, ours = (Pace(*map(min, zip(*paces, strict=True))) for paces in zip(*turns, strict=True))
+        rates = " | ".join(f"{1 / each.wall:,.0f}" for each in (one, two, ours))
+        share = one.processor / ours.processor
+        return f"| {self.name} | {rates} | {min(one.wall, two.wall) / ours.wall:.2f} | {share:.2f} |"
+
+    def _streamed(self, feed: StreamedFeed, steps: int) -> Pace:
+        for part in () if self.first_pass else range(len(self.packed.parts)):
+            feed.shelf.read(part)
+        self.before()
+        feed.batch(0)
+        return pace(map(feed.batch, range(1, 1 + min(steps, feed.steps_per_epoch - 1))))
 
 
 def drop(files: list[Path]) -> None:
@@ -169,26 +198,33 @@ def memory(uri: str, packed: PackedDataset) -> tuple[int, int, int]:
     torch.set_num_threads(1)
     outputs = labels_of(packed.rows)
     began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    with closing(streamed(open_storage(uri), packed, outputs)) as feed:
-        rate(map(feed.batch, range(feed.steps_per_epoch)))
+    with closing(streamed(open_storage(uri), packed, FLIPPED, outputs)) as feed:
+        pace(map(feed.batch, range(feed.steps_per_epoch)))
     return began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, packed.rows * VIEWS * 32
 
 
-def on_a_folder(folder: str) -> None:
-    """The first table, and memory."""
+def on_a_folder(folder: str, wanted: set[str]) -> None:
+    """What is wanted of the first table, and of memory."""
     storage = open_storage(folder)
     packed = write_set(storage, PARTS)
     files = [Path(folder) / "datasets" / "benchmark" / part.name for part in packed.parts]
     read = lambda part: pq.read_table(files[part], columns=["id", "label", IMAGE_FIELD])  # noqa: E731
-    for name, before in (("folder, files in the page cache", lambda: None), ("folder, not there", lambda: drop(files))):
-        before()
-        print(line(name, measure(storage, packed, read, before=before)), flush=True)
+    warm = Case("warm, first pass", storage, packed, read, first_pass=True)
+    resized = replace(warm, name="warm, resized views", recipe=RESIZED, first_pass=False)
+    cases = {
+        "warm": (warm, replace(warm, name="warm, later", first_pass=False), resized),
+        "cold": (replace(warm, name="cold, later", before=lambda: drop(files), first_pass=False),),
+    }
+    for case in (case for word, some in cases.items() if word in wanted for case in some):
+        print(case.row(), flush=True)
+    if "memory" not in wanted:
+        return
     with get_context("spawn").Pool(1) as pool:
         began, peak, labels = pool.apply(memory, (folder, packed))
     held, whole = (WINDOW + AHEAD) * packed.parts[0].rows * 3 * SIZE * SIZE, packed.rows * 3 * SIZE * SIZE
-    print(f"\nmemory: {peak / 1e6:.0f} MB at the peak of a pass, {began / 1e6:.0f} before it", end="")
+    print(f"memory: {peak / 1e6:.0f} MB at the peak of a pass, {began / 1e6:.0f} before it", end="")
     print(f" ({labels / 1e6:.0f} of them labels); window and parts ahead are {held / 1e6:.0f} MB", end="")
-    print(f", all images {whole / 1e6:.0f} MB\n", flush=True)
+    print(f", all images {whole / 1e6:.0f} MB", flush=True)
 
 
 def on_a_bucket(folder: Path) -> None:
@@ -197,27 +233,30 @@ def on_a_bucket(folder: Path) -> None:
         os.environ.update(environment(server.endpoint))
         forget()
         storage = open_storage(f"s3://{BUCKET}/benchmark")
-        packed = write_set(storage, PARTS // 3)
+        packed = write_set(storage, PARTS // 2)
         keys = {"access_key": ACCESS_KEY, "secret_key": SECRET_KEY, "scheme": "http"}
         files = fs.S3FileSystem(endpoint_override=server.endpoint.removeprefix("http://"), **keys)
         place = f"{BUCKET}/benchmark/datasets/benchmark"
         names = [f"{place}/{part.name}" for part in packed.parts]
         columns = ["id", "label", IMAGE_FIELD]
         read = lambda part: pq.read_table(names[part], filesystem=files, columns=columns)  # noqa: E731
-        print(line("bucket", measure(storage, packed, read, before=lambda: None)), flush=True)
+        print(Case("bucket, later", storage, packed, read).row(), flush=True)
 
 
 def main() -> None:
     """Print the tables."""
     torch.set_num_threads(1)
+    wanted = set(sys.argv[1:]) or {"warm", "cold", "memory", "bucket"}
     print(
         "| images/s | one part after the other | two parts ahead | streamed, first pass | next pass | ratio | ratio |"
     )
     print("|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
-        on_a_folder(folder)
+        if wanted - {"bucket"}:
+            on_a_folder(folder, wanted)
     with tempfile.TemporaryDirectory() as folder:
-        on_a_bucket(Path(folder))
+        if "bucket" in wanted:
+            on_a_bucket(Path(folder))
 
 
 if __name__ == "__main__":
