@@ -247,10 +247,8 @@ def main() -> None:
     """Print the tables."""
     torch.set_num_threads(1)
     wanted = set(sys.argv[1:]) or {"warm", "cold", "memory", "bucket"}
-    print(
-        "| images/s | one part after the other | two parts ahead | streamed, first pass | next pass | ratio | ratio |"
-    )
-    print("|---|---|---|---|---|---|---|")
+    print("| images/s | one part after the other | two parts ahead | streamed | ratio | ratio, processor |")
+    print("|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         if wanted - {"bucket"}:
             on_a_folder(folder, wanted)

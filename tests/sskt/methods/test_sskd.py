@@ -250,10 +250,13 @@ def test_the_heads_rate_falls_after_half_and_three_quarters(rates, monkeypatch):
 
 def test_only_what_a_loss_with_weight_reads_is_asked_for():
     for options, expected in (
-        ({"learn_from": "all"}, Needs(outputs=("logits", "embedding"), turned=True, pool=True, tempered=True)),
+        (
+            {"learn_from": "all"},
+            Needs(outputs=("logits", "embedding"), turned=True, pool=True, asks=True, tempered=True),
+        ),
         ({"similarity": 0.0}, Needs(outputs=("logits",), turned=True, tempered=True)),
         ({"similarity": 0.0, "temperature": 1.0}, Needs(outputs=("logits",), turned=True)),
-        ({"soft": 0.0, "turned": 0.0}, Needs(outputs=("embedding",), turned=True)),
+        ({"soft": 0.0, "turned": 0.0}, Needs(outputs=("embedding",), turned=True, asks=True)),
         ({"turned": 0.0, "similarity": 0.0}, Needs(outputs=("logits",), tempered=True)),
         (ALONE | {"learn_from": "all"}, Needs()),
     ):
