@@ -10,14 +10,14 @@ others, so that sums over processes count every page once.
 """
 
 import os
+import re
 import tempfile
 import threading
-from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import psutil
 import torch
 
 from cluster.resources import Resources
@@ -78,7 +78,7 @@ def prepare(folder: str) -> tuple[Plan, Materials]:
 class Moment:
     """Bytes of the processes of a session. trials: of each that trains its RSS, PSS and USS; everything: PSS of all."""
 
-    trials: tuple[tuple[int, int, int], ...] = ()
+    trials: tuple[tuple[int, ...], ...] = ()
     everything: int = 0
 
 
@@ -95,18 +95,31 @@ class Watch(threading.Thread):
             self.most = max(self.most, self._now(), key=lambda moment: (len(moment.trials), moment.everything))
 
     def _now(self) -> Moment:
-        found = dict(self._asked())
-        trials = [one for name, one in found.values() if name.startswith("ray::") and one[0] > self.shared]
-        return Moment(tuple(trials), sum(pss for _, (_, pss, _) in found.values()))
+        found = [(name, taken) for name, taken in map(_taken, _session()) if taken]
+        trials = [taken for name, taken in found if name.startswith("ray::") and taken[0] > self.shared]
+        return Moment(tuple(trials), sum(pss for _, (_, pss, _) in found))
 
-    def _asked(self) -> Iterator[tuple[int, tuple[str, tuple[int, int, int]]]]:
-        own = psutil.Process()
-        for process in (own, *own.children(recursive=True)):
-            try:
-                told, name = process.memory_full_info(), " ".join(process.cmdline())
-            except psutil.NoSuchProcess:
-                continue
-            yield process.pid, (name, (told.rss, told.pss, told.uss))
+
+def _session() -> list[Path]:
+    """Of this process and all below it the folders that the kernel has."""
+    parents = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            parents[int(folder.name)] = int(re.findall(r"PPid:\s+(\d+)", (folder / "status").read_text())[0])
+    own = {os.getpid()}
+    while more := {child for child, parent in parents.items() if parent in own} - own:
+        own |= more
+    return [Path("/proc") / str(one) for one in own]
+
+
+def _taken(folder: Path) -> tuple[str, tuple[int, ...]]:
+    """A process's name and its bytes: RSS, PSS, USS; none if it has ended."""
+    with suppress(OSError):
+        rows = re.findall(r"(\w+):\s+(\d+) kB", (folder / "smaps_rollup").read_text())
+        sizes = {name: int(size) * 1024 for name, size in rows}
+        taken = (sizes["Rss"], sizes["Pss"], sizes["Private_Clean"] + sizes["Private_Dirty"])
+        return (folder / "cmdline").read_text(), taken
+    return "", ()
 
 
 def measure(plan: Plan, materials: Materials, *, first: int, at_once: int) -> str:
