@@ -56,15 +56,18 @@ def choose_lanes(
     return (lanes if together >= MARGIN * alone else 1), figures
 
 
-def why_processes(runner: RunnerName, *, known: bool, logged: bool) -> str | None:
+def why_processes(runner: RunnerName, *, known: bool, logged: bool, streamed: bool) -> str | None:
     """What speaks against trials that step together, whatever they are; None where nothing does.
 
-    known: whether all trials are known beforehand; logged: whether somebody hears of their epochs.
+    known: whether all trials are known beforehand; logged: whether somebody hears of their epochs; streamed: whether
+    their images are.
     """
     if runner not in ("plain", "packed"):
         return f"runner {runner!r} has processes of its own for each"
     if not known:
         return "a search hears of each before it says what comes next"
+    if streamed:
+        return "images are streamed, and each would hold parts of its own"
     return "log_to hears of the epochs of one trial a process" if logged else None
 
 

@@ -120,7 +120,8 @@ class Sweep:
     ) -> Demand:
         """How many trials step together, said where it was asked for."""
         experiment = self.plan.experiment
-        against = why_processes(runner, known=isinstance(supply, Fixed), logged=experiment.log_to is not None)
+        known, logged = isinstance(supply, Fixed), experiment.log_to is not None
+        against = why_processes(runner, known=known, logged=logged, streamed=self.plan.streamed)
         measure = partial(paces if runner == "plain" else paces_on_cluster, materials=materials, demand=demand)
         lanes, why = choose_lanes(trials, experiment.resources, against=against, pace=measure)
         if experiment.resources.packing != "processes":

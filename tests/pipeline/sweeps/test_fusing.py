@@ -85,12 +85,20 @@ def test_auto_takes_what_is_faster_and_says_both(prepared, together, lanes):
     assert asked == [plan.trials[:4]]
 
 
-def test_what_speaks_against_it_whatever_the_trials_are():
-    assert why_processes("plain", known=True, logged=False) is None
-    assert why_processes("packed", known=True, logged=False) is None
-    assert "runner 'train'" in why_processes("train", known=True, logged=False)
-    assert "search" in why_processes("plain", known=False, logged=False)
-    assert "log_to" in why_processes("packed", known=True, logged=True)
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"runner": "train"}, "runner 'train'"),
+        ({"known": False}, "search"),
+        ({"logged": True}, "log_to"),
+        ({"streamed": True}, "streamed"),
+    ],
+)
+def test_what_speaks_against_it_whatever_the_trials_are(changed, said):
+    usual = {"runner": "packed", "known": True, "logged": False, "streamed": False}
+    assert why_processes(**usual) is None
+    assert why_processes(**usual | {"runner": "plain"}) is None
+    assert said in why_processes(**usual | changed)
 
 
 def test_both_paces_are_of_images_and_nothing_is_kept(prepared, monkeypatch):
