@@ -72,9 +72,8 @@ def test_killed_while_caching_and_while_sweeping_it_ends_the_same(experiment_fil
     assert objects(store, "checkpoints/*/*") == []
 
 
-@pytest.mark.parametrize(
-    ("number", "epochs"), [(signal.SIGINT, 500), pytest.param(signal.SIGTERM, 501, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "epochs"), [(signal.SIGINT, 500), (signal.SIGTERM, 501)])
 def test_an_interrupted_sweep_says_how_to_go_on(undisturbed, number, epochs):
     file, _ = undisturbed
     before = objects(file.parent / "store", "checkpoints/*/*")

@@ -125,6 +125,7 @@ def test_two_processes_learn_what_one_does(experiment_file, tmp_path, trial):
     assert (together["processes"], together["label_rows"]) == (2, single["label_rows"])
 
 
+@pytest.mark.slow
 def test_a_diverged_training_is_one_error_on_all_processes(experiment_file):
     plan, storage, materials = prepared(experiment_file, "training.lr=1e30")
     ended, result = by_train(plan.trials[2], storage, materials, TWO_WORKERS)
@@ -133,7 +134,7 @@ def test_a_diverged_training_is_one_error_on_all_processes(experiment_file):
     assert "no longer finite" in read_failure(storage, plan.trials[2].run_key).reason
 
 
-@pytest.mark.parametrize("runner", ["tune", "train"])
+@pytest.mark.parametrize("runner", ["tune", pytest.param("train", marks=pytest.mark.slow)])
 def test_a_process_that_dies_is_replaced_and_goes_on_from_the_checkpoint(experiment_file, tmp_path, runner):
     lives = tmp_path / "lives"
     lives.mkdir()
