@@ -35,8 +35,11 @@ def _begin(request: Any, event_name: str, **_: Any) -> None:
     sent = int(request.headers.get("Content-Length", 0))
     if sent:
         count("sskt_s3_bytes", sent, direction="sent")
-    if _FAILED in context:
-        _retried(operation, attempt=context["retries"]["attempt"], code=context.pop(_FAILED))
+    attempt = context.get("retries", {}).get("attempt", 1)
+    if attempt > 1 and _FAILED not in context:  # of an answer that broke off only the parser knows
+        count("sskt_s3_errors", operation=operation, code="spoilt")
+    if attempt > 1:
+        _retried(operation, attempt=attempt, code=context.pop(_FAILED, "spoilt"))
     context[_BEGAN] = time.perf_counter()
 
 

@@ -67,6 +67,21 @@ def test_retries_are_those_that_faults_made_necessary(proxied, bucket_uri, rule,
     assert (counted("sskt_s3_retries"), counted("sskt_s3_errors")) == (retries, errors)
 
 
+@pytest.mark.parametrize(
+    ("ask", "retries", "errors"),
+    [
+        (lambda storage: list(storage.keys("")), {"ListObjectsV2": 1}, {"ListObjectsV2 spoilt": 1}),
+        (lambda storage: storage.read("absent"), {"GetObject": 1}, {"GetObject 404": 2}),
+    ],
+    ids=["a list", "a reason"],
+)
+def test_answers_that_break_off_are_asked_for_again_and_counted(proxied, bucket_uri, ask, retries, errors):
+    proxied.rule = times(1, "half", method="GET")
+    ask(open_storage(bucket_uri))
+    assert metrics.traffic() == Traffic(2, 1)
+    assert (counted("sskt_s3_retries"), counted("sskt_s3_errors")) == (retries, errors)
+
+
 def test_every_attempt_has_its_time(proxied, bucket_uri):
     proxied.rule = times(1, "503", method="PUT")
     open_storage(bucket_uri).write("a", b"12345")
