@@ -6,8 +6,8 @@ Needs torch, `sskt/` and this folder. Prints, and with --to writes, Markdown tab
 reach on this chip; images per second of a bare step (forward, backward and step of the plain network on tensors that
 lie there) and of trainings from the resident feed, as they are, in bfloat16 and compiled, with the parts of the bare
 step and of the matrix product's rate that they reach, and the memory they take; a cached source against the same one
-run live at 224 pixels, beside the bound (T + S) / T; K trials fused into one, where `sskt.stacks` is there; K processes
-side by side. Networks of torchvision have random weights; where it is not installed they are left out, with a line that
+run live at 224 pixels, beside the bound (T + S) / T; K trials fused into one; K processes side by
+side. Networks of torchvision have random weights; where it is not installed they are left out, with a line that
 says so. float32 is what cuDNN makes of it, TF32 where the chip has that. --quick: small networks and few steps, to see
 that it runs.
 """
@@ -36,6 +36,7 @@ from sskt.networks.preprocess import Preprocess, Preprocessing
 from sskt.optim import make_optimizer
 from sskt.settings import TargetSettings
 from sskt.sources import Source
+from sskt.stacks import Stack
 
 SOURCE_CLASSES = 1000
 Step = Callable[[int], object]
@@ -283,11 +284,6 @@ def fused_lines(asked: Asked, _: dict[torch.dtype, float]) -> Table:
     """K trainings whose targets are stacked, against one by itself."""
     name, side = asked.networks[0]
     yield f"\n| trainings of {name} in one | images/s in all | against one by itself | memory |\n|---|---|---|---|"
-    if importlib.util.find_spec("sskt.stacks") is None:
-        yield "| left out: there is no sskt.stacks | | | |"
-        return
-    from sskt.stacks import Stack
-
     images = images_of(asked, side)
 
     def trainings(count: int) -> tuple[list[Method], list[ResidentFeed]]:
