@@ -14,12 +14,17 @@ from sskt.networks import Features, TappedNetwork
 def arrange(module: nn.Module, images: Callable[[], Tensor], *, mode: str, channels_last: bool) -> None:
     """Do what is asked for with a module on its device; warn in a line where it cannot be compiled."""
     if channels_last:
-        for weight in (one for one in module.parameters() if one.ndim == 4):  # those of clips have five dimensions
-            weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+        lay_channels_last(module)
     if mode != "none":
         reason = compile_targets(module, images(), mode=mode)
         if reason:
             warnings.warn(f"resources.compile is {mode!r}, but this target is not compiled: {reason}", stacklevel=2)
+
+
+def lay_channels_last(module: nn.Module) -> None:
+    """Lay the weights of convolutions over images out with their channels last in memory, for which images follow."""
+    for weight in (one for one in module.parameters() if one.ndim == 4):  # those of clips have five dimensions
+        weight.data = weight.data.contiguous(memory_format=torch.channels_last)
 
 
 def compile_targets(module: nn.Module, images: Tensor, *, mode: str | None, **options: Any) -> str | None:

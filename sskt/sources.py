@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from sskt.compiling import lay_channels_last
 from sskt.errors import InputError, unknown_name
 from sskt.maps import MapShape, attention_map, coarse_features
 from sskt.networks import Features, ImageFormat, TappedNetwork, build_source
@@ -89,6 +90,11 @@ class Source:
             "attention": sum(shape.cells for shape in maps),
             "features": sum(shape.channels * shape.coarse.cells for shape in maps),
         }
+
+    def place(self, device: torch.device | str) -> "Source":
+        """Have it on a device, laid out as its convolutions are quickest there."""
+        lay_channels_last(self.network.to(device))
+        return self
 
     def train(self, mode: bool = True) -> "Source":  # noqa: FBT001, FBT002 (nn.Module's own signature)
         """Do nothing, whatever is asked: a source stays in eval mode."""

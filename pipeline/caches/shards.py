@@ -74,8 +74,7 @@ class ShardWriter:
         """Make what is free of one shard; return the records by prefix, as JSON: rows share their columns."""
         shard, prefixes = int(row["shard"]), list(row["prefixes"])
         for name in {self.job.parts[prefix].source for prefix in prefixes} - set(self.sources):
-            self.sources[name] = load_source(name, self.job.sources[name])
-            self.sources[name].network.to(self.job.device)
+            self.sources[name] = load_source(name, self.job.sources[name]).place(self.job.device)
         with working(*self.job.work):
             records = make_shard(self.sources, self.job, shard=shard, prefixes=prefixes)
         return {"shard": shard, "records": canonical(records), "traffic": list(tell())}

@@ -207,7 +207,7 @@ def verify(plan: Plan, storage: Storage, *, fraction: float) -> Iterator[Verdict
     verifier = Verifier(plan=plan, storage=storage, gallery=gallery, fraction=fraction)
     for source, specs in caches.items():
         if fraction:
-            plan.sources[source].network.to(next(iter(specs.values())).labels.numerics["device"])
+            plan.sources[source].place(next(iter(specs.values())).labels.numerics["device"])
         for spec in specs.values():
             yield verifier.cache(source, spec)
     for name, graph in graphs.items():

@@ -88,10 +88,7 @@ class SourcePilot:
     @cached_property
     def sources(self) -> dict[str, Source]:
         """Loaded when they are first needed, as by the workers that make caches."""
-        loaded = {name: load_source(name, self.job.sources[name]) for name in self.job.wanted}
-        for source in loaded.values():
-            source.network.to(self.job.device)
-        return loaded
+        return {name: load_source(name, self.job.sources[name]).place(self.job.device) for name in self.job.wanted}
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Return what was measured, as JSON; of the first row's what the sources said stays in the folder."""

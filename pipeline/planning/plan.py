@@ -285,6 +285,7 @@ def _numerics(experiment: Experiment) -> dict[str, Any]:
     return {
         "device": device,
         "dtype": "float32",
+        "layout": "channels last",
         "batch_size": experiment.cache.batch_size,
         # Sums are split over threads: two threads gave Lite0 other last bits than one.
         "threads": experiment.resources.source_threads if device == "cpu" else None,

@@ -181,9 +181,7 @@ def _image_set(materials: Materials, process: Process) -> ImageSet:
 def _outputs(name: str, planned: PlannedTrial, materials: Materials, process: Process) -> SourceOutputs:
     settings, needs = materials.sources[name], planned.needs
     if settings.live:
-        source = load_source(name, settings)
-        source.network.to(process.device)
-        return LiveOutputs(source, needs.outputs)
+        return LiveOutputs(load_source(name, settings).place(process.device), needs.outputs)
 
     def column(cache: str) -> Column:
         payload, labels = materials.payload[name][cache], materials.stored[name][cache]
