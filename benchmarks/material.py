@@ -17,6 +17,7 @@ from sskt.encodings import get_encoding
 from sskt.feeds import ImageSet, ResidentFeed
 from sskt.methods import Facts, Method, SourceFacts, Task, get_method
 from sskt.networks import ImageFormat
+from sskt.orders import Share
 from sskt.settings import TargetSettings, TrainingSettings, ViewSettings
 from sskt.views import make_recipe
 
@@ -56,7 +57,12 @@ def made_up_answers(rows: int, *, classes: int, encoding: str, device: torch.dev
 
 
 def make_feed(
-    images: ImageSet, outputs: Mapping[str, SourceOutputs] | None = None, *, batch: int = BATCH, classes: int = CLASSES
+    images: ImageSet,
+    outputs: Mapping[str, SourceOutputs] | None = None,
+    *,
+    batch: int = BATCH,
+    classes: int = CLASSES,
+    share: Share = Share(),
 ) -> ResidentFeed:
     """A resident feed of the usual views of small images."""
     size = images.images.shape[-1]
@@ -68,6 +74,7 @@ def make_feed(
         view_count=VIEWS,
         seed=0,
         outputs=outputs,
+        share=share,
     )
 
 
@@ -83,10 +90,11 @@ def make_method(
     *,
     sources: Mapping[str, int] | None = None,
     classes: int = CLASSES,
+    tie: Callable[[nn.Module], nn.Module] = lambda module: module,
     **options: object,
 ) -> Method:
-    """A method with its target on the feed's device. sources: how many classes each has."""
-    rows = feed.training.batch_size
+    """A method with its target on the feed's device. sources: how many classes each has; tie: to other processes."""
+    rows = feed.training.batch_size // feed.share.world
     device, size = feed.set.images.device, feed.set.images.shape[-1]
     facts = Facts(
         classes=classes,
@@ -100,7 +108,7 @@ def make_method(
     )
 
     def prepare(module: nn.Module) -> nn.Module:
-        return module.to(device)
+        return tie(module.to(device))
 
     task = Task(
         facts=facts,

@@ -171,9 +171,9 @@ def _make(plan: Plan, storage: Storage, work: Work) -> None:
         parts=work.parts,
         sources={part.source: plan.experiment.sources[part.source] for part in work.parts.values()},
         recipe=plan.recipe,
-        batch_size=plan.experiment.cache.batch_size,
+        batch_size=plan.experiment.source_batch,
         threads=resources.source_threads,
-        device="cuda" if resources.gpus_per_source_worker else "cpu",
+        device=resources.source_device,
         packed=plan.packed,
         node_cache_gb=resources.node_cache_gb,
     )

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -26,10 +26,12 @@ from sskt.gallery import Gallery
 from sskt.golden import golden_samples, pixel_hashes
 from sskt.settings import SourceSettings
 from sskt.sources import Source, load_source
-from sskt.views import Recipe
+from sskt.views import Kind, Recipe
 
 GOLDEN = 64
 """Views of a segment whose pixels are remembered, at least."""
+DRAWN = 256
+"""Views that are drawn at once, about."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +167,7 @@ def _one_view(
     labels = [segment.labels for segment in segments]
     parts: list[list[Tensor]] = [[] for _ in segments]
     batches = ids.split(job.batch_size)
-    shown = (gallery.show(some, views=torch.full_like(some, view), kind=labels[0].kind) for some in batches)
+    shown = _shown(gallery, ids, view, kind=labels[0].kind, batch=job.batch_size)
     seen = next(shown)
     for some in batches:
         answers = source.outputs(seen.to(job.device), tuple(one.output for one in labels))
@@ -177,6 +179,12 @@ def _one_view(
                 raise SsktError(f"{one.name} of samples {int(some[0])}..{int(some[-1])} are not finite")
             part.append(get_encoding(one.encoding, one.output).encode(values).cpu())
     return [torch.cat(part).numpy() for part in parts]
+
+
+def _shown(gallery: Gallery, ids: Tensor, view: int, *, kind: Kind, batch: int) -> Iterator[Tensor]:
+    """Pixels of a view, batch by batch; drawn for several at once, for that costs mostly its number of operations."""
+    for some in ids.split(max(1, DRAWN // batch) * batch):
+        yield from gallery.show(some, views=torch.full_like(some, view), kind=kind).split(batch)
 
 
 def _golden(gallery: Gallery, *, segment: Segment, shard: int) -> dict[str, str]:

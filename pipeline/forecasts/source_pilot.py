@@ -43,9 +43,9 @@ def measure_sources(
         wanted=wanted,
         packed=plan.packed,
         recipe=plan.recipe,
-        batch_size=plan.experiment.cache.batch_size,
+        batch_size=plan.experiment.source_batch,
         threads=resources.source_threads,
-        device="cuda" if resources.gpus_per_source_worker else "cpu",
+        device=resources.source_device,
         seconds=seconds,
     )
     at_once = concurrency(cluster_nodes(), resources.source_worker)

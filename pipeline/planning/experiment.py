@@ -22,6 +22,8 @@ from sskt.settings import SourceSettings, TargetSettings, TrainingSettings, View
 
 T = TypeVar("T")
 
+USUAL_BATCH = {"cpu": 32, "cuda": 256}
+"""Views that a source sees at once where nobody says how many; docs/cache.md has what others take."""
 LAPTOP = "laptop"
 """The field of a file that holds its smaller settings by their paths, and the change that puts them in place."""
 
@@ -77,6 +79,11 @@ class Experiment:
         check_scheduler(self.search, self.scheduler, resources=self.resources)
         if self.log_to and self.resources.runner == "plain":
             raise InputError("resources.runner is 'plain', by which Ray's loggers hear nothing; log_to needs another")
+
+    @property
+    def source_batch(self) -> int:
+        """Views a source sees at once."""
+        return self.cache.batch_size or USUAL_BATCH[self.resources.source_device]
 
     def trials(self) -> list[Trial]:
         """Every training, in the order of the file: methods, then grid, then seeds. Those of a search come from it."""

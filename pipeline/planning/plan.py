@@ -281,12 +281,12 @@ def _cache_specs(
 
 def _numerics(experiment: Experiment) -> dict[str, Any]:
     """What floating point results depend on beside the numbers."""
-    device = "cuda" if experiment.resources.gpus_per_source_worker else "cpu"
+    device = experiment.resources.source_device
     return {
         "device": device,
         "dtype": "float32",
         "layout": "channels last",
-        "batch_size": experiment.cache.batch_size,
+        "batch_size": experiment.source_batch,
         # Sums are split over threads: two threads gave Lite0 other last bits than one.
         "threads": experiment.resources.source_threads if device == "cpu" else None,
         "torch": torch_version(),

@@ -21,13 +21,14 @@ class CacheSettings:
     """`fp32`, `fp16`, `u8` (a byte a value), `topK` such as `top10` (logits only); `auto` measures and chooses."""
     budget: Budget = field(default_factory=Budget)
     """What `auto` may change."""
-    batch_size: int = 256
-    """Views a source sees at once; part of the cache's identity, for floating point depends on it."""
+    batch_size: int | None = None
+    """Views a source sees at once; part of the cache's identity, for floating point depends on it. None is 256 on a
+    GPU, and 32 on a CPU, whose caches hold no more of what passes through a network; `plan --measure` tries others."""
 
     def __post_init__(self) -> None:
         if self.encoding != "auto":
             get_encoding(self.encoding, "logits")
-        if self.batch_size < 1:
+        if self.batch_size is not None and self.batch_size < 1:
             raise InputError(f"cache.batch_size is {self.batch_size}; it has to be at least 1")
 
 
@@ -66,7 +67,10 @@ class ResourceSettings:
     """Whether targets are compiled by torch.compile; `reduce-overhead` makes CUDA graphs of them. Where it fails, they
     train as they are. It rounds as another machine would: no run key says it, nor `channels_last`."""
     channels_last: bool = False
-    """Whether the weights of targets lie in memory with their channels last, which convolutions on GPUs may prefer."""
+    """Whether the weights of targets lie in memory with their channels last, which is mostly quicker."""
+    bucket_mb: float = 25
+    """Gradients that processes of one training average at once, while the backward pass goes on: small buckets are on
+    their way sooner, large ones are fewer."""
     hung_after: float = 60
     """Seconds without a training step, and 100 times the usual ones, after which a trial is started anew."""
 
@@ -82,6 +86,8 @@ class ResourceSettings:
             _check_labels(name, getattr(self, name))
         if self.workers < 1:
             raise InputError(f"resources.workers is {self.workers}; it has to be at least 1")
+        if not self.bucket_mb > 0:
+            raise InputError(f"resources.bucket_mb is {self.bucket_mb}; it has to be above 0")
         if not self.hung_after >= 1:
             raise InputError(f"resources.hung_after is {self.hung_after}; it has to be at least 1 second")
         if self.workers > 1 and self.runner in ("plain", "packed"):
@@ -106,6 +112,11 @@ class ResourceSettings:
         """What a trial, or each of its workers, asks the cluster for."""
         memory = self.memory_gb_per_trial * 1e9
         return Resources(self.cpus_per_trial, self.gpus_per_trial, memory, self.trial_node_labels)
+
+    @property
+    def source_device(self) -> str:
+        """The kind of device that sources run on."""
+        return "cuda" if self.gpus_per_source_worker else "cpu"
 
     @property
     def source_threads(self) -> int:

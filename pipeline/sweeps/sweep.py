@@ -194,6 +194,7 @@ def make_demand(resources: ResourceSettings, runner: RunnerName) -> Demand:
         hung_after=resources.hung_after,
         compile=resources.compile,
         channels_last=resources.channels_last,
+        bucket_mb=resources.bucket_mb,
     )
     if runner == "plain":
         return demand

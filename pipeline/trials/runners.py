@@ -10,8 +10,6 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-import torch.distributed
-from torch import Tensor
 
 from cluster.metrics import Traffic, hear, tell
 from cluster.notices import notice
@@ -22,6 +20,7 @@ from pipeline.trials.attempts import Ended, attempt, settle, under_claim
 from pipeline.trials.lanes import Grouped, attempt_all, groups, in_order
 from pipeline.trials.leaving import Agreed
 from pipeline.trials.populations import hand_out, handed_on, moved, take_over
+from pipeline.trials.tied import gathered, tied
 from pipeline.trials.trials import Materials, Process
 from pipeline.trials.tuning import (
     PLACE,
@@ -58,6 +57,7 @@ class Demand:
     profiled: bool = False
     compile: str = "none"
     channels_last: bool = False
+    bucket_mb: float = 25
 
 
 def run_plain(planned: PlannedTrial, materials: Materials, demand: Demand) -> Ended:
@@ -254,24 +254,17 @@ def _train_worker(config: dict[str, Any]) -> tuple[Ended, Traffic]:
     """What runs in each process of Ray Train; returns how the trial ended, and the requests that took."""
     import ray
     import ray.train
-    from ray.train.torch import get_device, prepare_model
+    from ray.train.torch import get_device
 
     context, demand = ray.train.get_context(), config["demand"]
-    planned, world = config["planned"], context.get_world_size()
-
-    def gather(own: Tensor) -> Tensor:
-        rows = [own] if world == 1 else [torch.empty_like(own) for _ in range(world)]
-        if world > 1:
-            torch.distributed.all_gather(rows, own)
-        return torch.stack(rows)
-
-    device = get_device()
+    planned, world, device = config["planned"], context.get_world_size(), get_device()
+    gather = partial(gathered, world=world)
     process = replace(
         process_of(demand),
         device=device,
         rank=context.get_world_rank(),
         world=world,
-        prepare=lambda module: prepare_model(module, parallel_strategy="ddp" if world > 1 else None),
+        prepare=partial(tied, world=world, bucket_mb=demand.bucket_mb),
         gather=gather,
         leaving=Agreed(notice().given, gather, device=device),
         report=lambda metrics: _report_epoch(planned, metrics, _report_with_place),

@@ -233,6 +233,7 @@ def test_wrong_smaller_settings_are_refused_in_one_line(tmp_path, text, says):
         ("seeds: [0, 1]", "resources: {workers: 3}", "training.batch_size is 64, resources.workers 3"),
         ("seeds: [0, 1]", "resources: {workers: 4}\ngrid: {training.batch_size: [6]}", "batch_size is 6, resources"),
         ("seeds: [0, 1]", "resources: {workers: 2, gpus_per_trial: 0.5}", "several workers need whole GPUs"),
+        ("seeds: [0, 1]", "resources: {bucket_mb: 0}", "resources.bucket_mb is 0"),
         ("seeds: [0, 1]", "resources: {hung_after: 0.5}", "resources.hung_after is 0.5; it has to be at least 1"),
         ("seeds: [0, 1]", "resources: {memory_gb_per_trial: -1}", "memory_gb_per_trial is -1.0; it has to be"),
         ("seeds: [0, 1]", "resources: {node_cache_gb: -1}", "resources.node_cache_gb is -1.0; it has to be"),

@@ -20,7 +20,7 @@ from tests.sskt.test_fused import nearly
 pytestmark = pytest.mark.usefixtures("ray_session")
 DEMAND = Demand(need=Resources(cpus=1))
 TWO_AT_ONCE = Demand(need=Resources(cpus=1), at_once=2)
-TWO_WORKERS = Demand(need=Resources(cpus=1), workers=2)
+TWO_WORKERS = Demand(need=Resources(cpus=1), workers=2, bucket_mb=0.001)
 
 
 def prepared(file, *changes):
