@@ -62,7 +62,7 @@ def make_feed(
     *,
     batch: int = BATCH,
     classes: int = CLASSES,
-    share: Share = Share(),
+    share: Share | None = None,
 ) -> ResidentFeed:
     """A resident feed of the usual views of small images."""
     size = images.images.shape[-1]
@@ -74,7 +74,7 @@ def make_feed(
         view_count=VIEWS,
         seed=0,
         outputs=outputs,
-        share=share,
+        share=share or Share(),
     )
 
 

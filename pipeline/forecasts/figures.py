@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from cluster.storage import Storage
+from pipeline.forecasts.batches import batch_lines
 from pipeline.forecasts.holdings import holdings, supposed
 from pipeline.forecasts.machines import HOUR, Cluster
 from pipeline.forecasts.rates import Rates
@@ -102,7 +103,13 @@ def make_forecast(plan: Plan, storage: Storage, rates: Rates, cluster: Cluster) 
         live=sides[False],
         sizes=[] if unknown else [_size(work, rates, cluster, plan=plan, nodes=nodes) for nodes in cluster.nodes],
         unknown=unknown,
-        warnings=[*_warnings(work, cluster, plan), *([] if rates.starts else [NO_STARTS])],
+        warnings=[
+            *_warnings(work, cluster, plan),
+            *batch_lines(
+                {name: pace.batches for name, pace in rates.sources.items()}, used=plan.experiment.source_batch
+            ),
+            *([] if rates.starts else [NO_STARTS]),
+        ],
     )
 
 

@@ -39,6 +39,8 @@ class SourcePace:
     """The answer alone: what a training with a live source takes more."""
     shard: float = 0.0
     """To publish what was said of a shard: claims, writing, reading back."""
+    batches: dict[int, float] = field(default_factory=dict)
+    """The answer alone, by the number of views asked for at once, where that was tried."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from cluster.resources import cluster_nodes, concurrency
 from cluster.storage import FolderStorage, Storage, open_storage
 from pipeline.caches.cache import over_workers
 from pipeline.caches.claims import claim_key, claimed
 from pipeline.caches.labels import Made, commit_shard
+from pipeline.forecasts.batches import SIZES, seconds_by_size
 from pipeline.forecasts.rates import Rates, SourcePace
 from pipeline.packing.packed import PackedDataset, read_images
 from pipeline.planning.plan import Plan, SourceCaches
@@ -53,13 +55,17 @@ def measure_sources(
     answers = over_workers(SourcePilot, job, rows, at_once=at_once, need=resources.source_worker)
     told = [json.loads(answer["told"]) for answer in answers]
     worked = max(one["ended"] for one in told) - min(one["began"] for one in told)
-    sources = {
-        name: SourcePace(
-            **{part: mean(one["paces"][name][part] for one in told) for part in ("view", "answer", "shard")}
-        )
-        for name in wanted
-    }
+    sources = {name: _averaged([one["paces"][name] for one in told]) for name in wanted}
     return Rates(sources=sources, cache_start=time.time() - called - worked)
+
+
+def _averaged(paces: list[dict[str, Any]]) -> SourcePace:
+    """Of all workers, as JSON has them: its names are words; what not every worker came to is left out."""
+    sizes = set.intersection(*({*pace["batches"]} for pace in paces))
+    return SourcePace(
+        **{part: mean(pace[part] for pace in paces) for part in ("view", "answer", "shard")},
+        batches={int(size): mean(pace["batches"][size] for pace in paces) for size in sorted(sizes, key=int)},
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,23 +99,30 @@ class SourcePilot:
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Return what was measured, as JSON; of the first row's what the sources said stays in the folder."""
         job = self.job
-        ids = range(min(job.batch_size, job.packed.pool))
+        ids = range(min(max(job.batch_size, *SIZES), job.packed.pool))
         images = torch.from_numpy(read_images(job.packed, open_storage(job.storage_uri), ids))
         gallery = Gallery(job.recipe, images, (0, len(ids)), first=0)
         sources, began = self.sources, time.time()
         paces = {name: asdict(self._measure(name, source, gallery, len(ids))) for name, source in sources.items()}
         return {"told": json.dumps({"began": began, "ended": time.time(), "paces": paces})}
 
-    def _measure(self, name: str, source: Source, gallery: Gallery, count: int) -> SourcePace:
+    def _measure(self, name: str, source: Source, gallery: Gallery, most: int) -> SourcePace:
         job, specs = self.job, list(self.job.wanted[name].values())
         encoders = {spec.labels.output: spec.labels.encoder for spec in specs}
-        ids, said, answering = torch.arange(count), dict[str, np.ndarray](), list[float]()
+        count, said, answering = min(job.batch_size, most), dict[str, np.ndarray](), list[float]()
+
+        def seen(count: int) -> Tensor:
+            return gallery.show(torch.arange(count), views=torch.zeros(count, dtype=torch.int64), kind="")
+
+        def answered(pixels: Tensor) -> dict[str, Tensor]:
+            answers = source.outputs(pixels, tuple(encoders))
+            wait_for(job.device)
+            return answers
 
         def once() -> float:
-            seen = gallery.show(ids, views=torch.zeros_like(ids), kind="").to(job.device)
+            pixels = seen(count).to(job.device)
             asked = time.perf_counter()
-            answers = source.outputs(seen, tuple(encoders))
-            wait_for(job.device)
+            answers = answered(pixels)
             took = time.perf_counter() - asked
             said.update({output: encoder.encode(answers[output]).cpu().numpy() for output, encoder in encoders.items()})
             return took
@@ -122,7 +135,9 @@ class SourcePilot:
         for output, rows in said.items():
             np.save(sample_file(job.folder, name, output), rows)
         shard = _publish(f"{job.folder}/{os.getpid()}", specs[0], said[specs[0].labels.output])
-        return SourcePace(view=seconds / count, answer=mean(answering) / count, shard=shard)
+        pixels = seen(most).to(job.device)
+        batches = seconds_by_size(lambda size: answered(pixels[:size]), most=most, seconds=job.seconds / len(SIZES))
+        return SourcePace(view=seconds / count, answer=mean(answering) / count, shard=shard, batches=batches)
 
 
 def _publish(folder: str, spec: CacheSpec, rows: np.ndarray) -> float:
