@@ -29,7 +29,7 @@ target: {{architecture: small_cnn}}
 training: {{epochs: 1}}
 methods:
   - {{method: sskt, sources: [lite0]}}
-cache: {{encoding: {encoding}, batch_size: 128}}
+cache: {{encoding: {encoding}}}
 """
 TURNS = 9
 
@@ -47,12 +47,12 @@ def prepare(folder: str, encoding: str) -> tuple[ShardJob, Source]:
         parts={segment.prefix: Part(source="lite0", segment=segment)},
         sources=dict(plan.experiment.sources),
         recipe=plan.recipe,
-        batch_size=plan.experiment.cache.batch_size,
+        batch_size=plan.experiment.source_batch,
         threads=1,
         device="cpu",
         packed=plan.packed,
     )
-    return job, plan.sources["lite0"]
+    return job, plan.sources["lite0"].place(job.device)
 
 
 def bare(source: Source, views: list[torch.Tensor]) -> float:

@@ -21,6 +21,7 @@ from cluster.storage import Storage, StorageError, checked_storage
 from pipeline.caches.cache import CacheOutcome, ensure_caches
 from pipeline.caches.graphs import ensure_graphs
 from pipeline.caches.pilot import choose_encoding, known_encoding, make_pilots
+from pipeline.caches.rounding import rounding_lines
 from pipeline.canonical import plain
 from pipeline.packing.growth import packed_datasets
 from pipeline.packing.pack import ALL_READERS, pack
@@ -124,6 +125,8 @@ class Stages:
         for reason in packed.unreadable:
             self.say(f"pack    left out: {reason}")
         try_sources(sources, packed)
+        for line in rounding_lines(self.experiment, packed, sources, self.storage):
+            self.say(f"pilot   {line}")
         encodings = {
             name: choose_encoding(pilot, self.storage, say=self.say)
             for name, pilot in make_pilots(self.experiment, packed, sources).items()

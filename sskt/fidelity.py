@@ -9,6 +9,9 @@ from torch.nn import functional as F
 
 from sskt.errors import InputError
 
+LOW = ("total_variation", "kl", "angle")
+"""The figures that are good when they are low."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Fidelity:
@@ -22,6 +25,13 @@ class Fidelity:
     """Degrees between the gradients p - q that a network of random logits q would get from the two."""
     agreement: float
     """Share of rows with the same likeliest class."""
+
+    def words(self) -> str:
+        """All of it in a line."""
+        return (
+            f"TV {self.total_variation:.1e}, KL {self.kl:.1e}, angle {self.angle:.2f} degrees, "
+            f"same top-1 {100 * self.agreement:.1f} %"
+        )
 
 
 def fidelity(logits: Tensor, decoded: Tensor, *, seed: int = 0) -> Fidelity:
@@ -42,7 +52,7 @@ def fidelity(logits: Tensor, decoded: Tensor, *, seed: int = 0) -> Fidelity:
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """How much an encoding may change; the means of `fidelity`. One byte a class keeps within it on usual sources."""
+    """How much an encoding or a precision may change: the means of `fidelity`. One byte a class mostly fits it."""
 
     total_variation: float = 0.01
     kl: float = 0.001
@@ -51,7 +61,7 @@ class Budget:
     """At least."""
 
     def __post_init__(self) -> None:
-        for name in ("total_variation", "kl", "angle"):
+        for name in LOW:
             if not 0 <= getattr(self, name) < math.inf:
                 raise InputError(f"{name} is {getattr(self, name)}; it has to be at least 0 and finite")
         if not 0 <= self.agreement <= 1:
@@ -59,5 +69,9 @@ class Budget:
 
     def allows(self, found: Fidelity) -> bool:
         """Whether an encoding keeps within it."""
-        small = all(getattr(found, name) <= getattr(self, name) for name in ("total_variation", "kl", "angle"))
-        return small and found.agreement >= self.agreement
+        return not self.beyond(found)
+
+    def beyond(self, found: Fidelity) -> dict[str, float]:
+        """The figures that do not."""
+        beyond = {name: getattr(found, name) for name in LOW if not getattr(found, name) <= getattr(self, name)}
+        return beyond if found.agreement >= self.agreement else beyond | {"agreement": found.agreement}

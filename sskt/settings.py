@@ -49,6 +49,8 @@ class SourceSettings:
     """Run inside each training instead of once into a cache."""
     batch_norm: Literal["eval", "batch"] = "eval"
     """Normalise by the statistics it was trained to, or by those of each batch, as the SSKT release ran its sources."""
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """What its layers compute in. What the shorter ones change is measured, and has to keep within `cache.budget`."""
 
     def __post_init__(self) -> None:
         if self.batch_norm == "batch" and not self.live:

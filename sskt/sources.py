@@ -61,6 +61,7 @@ class Source:
             "preprocessing": self.network.preprocess.values.plain(),
             # Said of those alone that it makes different.
             **({"batch_norm": "batch"} if self.batch_norm == "batch" else {}),
+            **({"precision": str(self.network.computes_in)} if self.network.computes_in else {}),
         }
 
     def outputs(self, images: Tensor, wanted: tuple[str, ...]) -> dict[str, Tensor]:
@@ -90,6 +91,15 @@ class Source:
             "attention": sum(shape.cells for shape in maps),
             "features": sum(shape.channels * shape.coarse.cells for shape in maps),
         }
+
+    @contextmanager
+    def exact(self) -> Iterator[None]:
+        """Meanwhile it computes in the precision of its weights."""
+        computes_in, self.network.computes_in = self.network.computes_in, None
+        try:
+            yield
+        finally:
+            self.network.computes_in = computes_in
 
     def place(self, device: torch.device | str) -> "Source":
         """Have it on a device, laid out as its convolutions are quickest there."""

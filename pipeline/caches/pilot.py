@@ -119,13 +119,19 @@ def known_encoding(pilot: Pilot, storage: Storage) -> str | None:
 
 def measure(pilot: Pilot, storage: Storage) -> list[Measured]:
     """Try every encoding that could be meant on the first views of some samples."""
-    ids = range(min(PILOT, pilot.packed.blocks[0].stop))
-    images, samples = torch.from_numpy(read_images(pilot.packed, storage, ids)), torch.tensor(ids)
-    seen = pilot.recipe.apply(images, ids=samples, views=torch.zeros_like(samples))
-    logits = torch.cat([pilot.source.outputs(some, ("logits",))["logits"] for some in seen.split(BATCH)])
-    if not logits.isfinite().all():
-        raise SsktError(f"logits of source {pilot.source.name!r} are not finite")
+    logits = first_logits(pilot.source, pilot.recipe, pilot.packed, storage)
     return [_try(name, logits, pilot) for name in candidates(pilot.source.classes)]
+
+
+def first_logits(source: Source, recipe: Recipe, packed: PackedDataset, storage: Storage) -> torch.Tensor:
+    """What a source says of the first views of some samples: float32 [n, C]."""
+    ids = range(min(PILOT, packed.blocks[0].stop))
+    images, samples = torch.from_numpy(read_images(packed, storage, ids)), torch.tensor(ids)
+    seen = recipe.apply(images, ids=samples, views=torch.zeros_like(samples))
+    logits = torch.cat([source.outputs(some, ("logits",))["logits"] for some in seen.split(BATCH)])
+    if not logits.isfinite().all():
+        raise SsktError(f"logits of source {source.name!r} are not finite")
+    return logits
 
 
 def candidates(classes: int) -> list[str]:
@@ -156,8 +162,7 @@ def table(measured: Sequence[Measured], chosen: str) -> list[str]:
     """What was measured, a line for each encoding."""
     return [
         f"{one.encoding:6s} {one.view_bytes:5d} bytes/view, {one.forecast / 1e6:9.2f} MB in all; "
-        f"TV {one.fidelity.total_variation:.1e}, KL {one.fidelity.kl:.1e}, angle {one.fidelity.angle:.2f} degrees, "
-        f"same top-1 {100 * one.fidelity.agreement:.1f} %{'  <- chosen' if one.encoding == chosen else ''}"
+        f"{one.fidelity.words()}{'  <- chosen' if one.encoding == chosen else ''}"
         for one in measured
     ]
 

@@ -147,6 +147,7 @@ def build_source(settings: SourceSettings, *, name: str) -> TappedNetwork:
         if classes is None and found is not None and found.ndim == 2:
             source.replace_head(found.shape[0])
         load_into(source.network, weights.state, label=weights.label)
+        source.computes_in = PRECISIONS[settings.precision]
         return source
 
 

@@ -18,8 +18,8 @@ from sskt.settings import Option
 _HEAD_INPUT = "the head"
 """Key of the embedding among the taps; no module has a space in its name."""
 
-PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
-"""What `target.precision` says a network computes in, where that is not the precision of its weights."""
+PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""What `precision` says a network computes in, where that is not the precision of its weights."""
 
 
 class Features(NamedTuple):
