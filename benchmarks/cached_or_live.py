@@ -1,10 +1,11 @@
 """What a sweep from cached labels saves, against the same sweep with live sources, and against what is possible.
 
-    python -m benchmarks.cached_or_live [--trials 48] [--live 3] [--epochs 2] [--views 2] [--sides 64 48]
+    python -m benchmarks.cached_or_live [--cifar FOLDER] [--trials 48] [--live 3] [--epochs 2] [--sides 64 48]
 
-Trials of SSKT on scikit-learn's digits with two sources: EfficientNet-Lite0 (ImageNet weights from a package) at two
-sizes. All of it on one CPU: the cache by its stage (Ray's start included), trials one after the other without Ray. Live
-trials take long, so a few of them are run, in turns with the cached ones, and counted as if all had been.
+Trials of SSKT on scikit-learn's digits, or on the first 4,000 images of CIFAR-10 (`train.parquet` of a folder), with
+EfficientNet-Lite0 (ImageNet weights from a package) at one or more sizes as sources. All of it on one CPU: the cache by
+its stage (Ray's start included), trials one after the other without Ray. Live trials take long, so a few of them are
+run, in turns with the cached ones, and counted as if all had been.
 
 T is what a training step takes of the target, S what its sources take in it, run live. A live sweep of n trials costs
 n (T + S) a step, a cached one n T, and C once for the cache: the speed-up is bounded by (T + S) / T. Evaluations,
@@ -13,14 +14,17 @@ which the cache has cost less than its sources would have.
 """
 
 import argparse
+import json
 import os
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
@@ -38,17 +42,37 @@ from sskt.views import Kind
 WARM, STEPS = 5, 40
 EXPERIMENT = """
 storage: {folder}/store
-dataset: {{kind: digits, image_size: 16, validation: 0.1, test: 0.3}}
+dataset: {dataset}
 views: {{ops: [pad_crop: 2], count: {views}}}
-sources:
-  large: {{architecture: efficientnet_lite0, weights: package, input: {{size: {sides[0]}}}, live: {live}}}
-  small: {{architecture: efficientnet_lite0, weights: package, input: {{size: {sides[1]}}}, live: {live}}}
+sources: {sources}
 target: {{architecture: resnet20}}
 training: {{epochs: {epochs}, steps_per_epoch: 75, batch_size: 64, lr: 0.05}}
-methods: [{{method: sskt, sources: [large, small]}}]
+methods: [{{method: sskt, sources: {names}}}]
 seeds: {seeds}
 resources: {{runner: plain}}
 """
+
+
+DIGITS, SOME = "{kind: digits, image_size: 16, validation: 0.1, test: 0.3}", 4000
+
+
+def some_of_cifar(given: str, folder: str) -> str:
+    """The first images of CIFAR-10 as a data set."""
+    path = Path(folder) / "some.parquet"
+    pq.write_table(pq.read_table(Path(given) / "train.parquet").slice(0, SOME), path)
+    return f"{{kind: parquet, path: {path}, validation: 0.1, test: 0.2}}"
+
+
+def sources_of(sides: Sequence[int], *, live: bool) -> str:
+    """Lite0 at each size."""
+    return json.dumps(
+        {
+            f"lite0 at {side}": {
+                "architecture": "efficientnet_lite0", "weights": "package", "input": {"size": side}, "live": live
+            }
+            for side in sides
+        }
+    )  # fmt: skip
 
 
 @dataclass
@@ -135,7 +159,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--live", type=int, default=3, help="trials that are run live")
     parser.add_argument("--epochs", type=int, default=2, help="of 75 steps of 64 images")
     parser.add_argument("--views", type=int, default=2, help="that are cached of each image")
-    parser.add_argument("--sides", type=int, nargs=2, default=(64, 48), help="pixels that the sources see")
+    parser.add_argument("--sides", type=int, nargs="+", default=(64, 48), help="pixels that the sources see")
+    parser.add_argument("--cifar", help="a folder with train.parquet, in place of digits")
     return parser.parse_args()
 
 
@@ -148,12 +173,13 @@ def main() -> None:
             EXPERIMENT.format,
             folder=folder,
             views=asked.views,
-            sides=asked.sides,
+            dataset=some_of_cifar(asked.cifar, folder) if asked.cifar else DIGITS,
+            names=json.dumps([f"lite0 at {side}" for side in asked.sides]),
             epochs=asked.epochs,
             seeds=list(range(asked.trials)),
         )
-        cached, cache = prepare(written(live="false"), folder, "cached")
-        live, _ = prepare(written(live="true"), folder, "live")
+        cached, cache = prepare(written(sources=sources_of(asked.sides, live=False)), folder, "cached")
+        live, _ = prepare(written(sources=sources_of(asked.sides, live=True)), folder, "live")
         process = Process(device=torch.device("cpu"), threads=1)
         target, sources = step_times(live.plan.trials[0], live.materials, process)
         _, lookup = step_times(cached.plan.trials[0], cached.materials, process)

@@ -55,7 +55,9 @@ class TransferModule(nn.Module):
         *,
         width: int = 64,
         combine: Literal["mean", "sum"] = "mean",
+        read: tuple[int, ...] | None = None,
     ) -> None:
+        """Read: the places of the taps that it reads; None is all of them."""
         super().__init__()
         if not tap_channels:
             raise InputError("a transfer module needs at least one tap; use linear heads for a network that has none")
@@ -64,13 +66,14 @@ class TransferModule(nn.Module):
         if combine not in COMBINATIONS:
             raise unknown_name("combine", combine, COMBINATIONS)
         self.combine = combine
-        self.bottlenecks = nn.ModuleList(_bottleneck(channels, width=width) for channels in tap_channels)
+        self.read = tuple(range(len(tap_channels))) if read is None else read
+        self.bottlenecks = nn.ModuleList(_bottleneck(tap_channels[tap], width=width) for tap in self.read)
         self.fc = nn.Linear(width, classes)
 
     def forward(self, features: Features) -> Tensor:
         """Return logits [B, classes]."""
-        pairs = zip(self.bottlenecks, features.taps, strict=True)
-        pooled = torch.stack([bottleneck(tap).mean(dim=(2, 3)) for bottleneck, tap in pairs])
+        pairs = zip(self.bottlenecks, self.read, strict=True)
+        pooled = torch.stack([bottleneck(features.taps[tap]).mean(dim=(2, 3)) for bottleneck, tap in pairs])
         joined = pooled.mean(dim=0) if self.combine == "mean" else pooled.sum(dim=0)
         logits: Tensor = self.fc(joined)
         return logits

@@ -59,6 +59,8 @@ class SSKTOptions:
     """How the transfer module joins its taps: `mean` as released, `sum` as written."""
     width: int = 64
     """Channels of the transfer module, the paper's for the CIFAR networks."""
+    taps: tuple[int, ...] | None = None
+    """Which of the target's taps the transfer module reads, by their place from the input, from 0; None is all."""
     learn_from: LearnFrom = "labelled"
     """As the paper does; `all` adds the unlabelled images of the pool to the auxiliary losses."""
 
@@ -72,6 +74,10 @@ class SSKTOptions:
             raise InputError(f"temperature is {self.temperature}; it has to be above 0")
         if self.width < 2:
             raise InputError(f"width is {self.width}; it has to be at least 2")
+        if self.taps is not None and self.heads != "transfer":
+            raise InputError(f"taps are {list(self.taps)} with heads {self.heads!r}; only 'transfer' reads taps")
+        if self.taps is not None and (not self.taps or sorted(set(self.taps)) != list(self.taps)):
+            raise InputError(f"taps are {list(self.taps)}; name at least one, each once, in their order")
 
     @property
     def said(self) -> Preset:
@@ -116,6 +122,8 @@ class SSKT(SingleTarget):
             raise InputError(f"alpha names {sorted(options.alpha)}; it has to name the sources {sorted(facts.sources)}")
         if options.heads == "transfer" and not facts.taps:
             raise InputError("heads 'transfer' hang on the target's taps, and this target has none; use heads 'linear'")
+        if options.taps and not set(options.taps) <= set(range(len(facts.taps))):
+            raise InputError(f"taps are {list(options.taps)}; this target has those from 0 to {len(facts.taps) - 1}")
 
     def build_heads(self) -> nn.ModuleDict:
         """One head per source."""
@@ -124,9 +132,9 @@ class SSKT(SingleTarget):
     def _head(self, classes: int) -> nn.Module:
         if self.options.heads == "linear":
             return LinearHead(self.target.embedding_dim, classes)
-        taps = tuple(tap.channels for tap in self.task.facts.taps)
-        combine = self.options.combine or self.options.said.combine
-        return TransferModule(taps, classes, width=self.options.width, combine=combine)
+        options, taps = self.options, tuple(tap.channels for tap in self.task.facts.taps)
+        combine = options.combine or options.said.combine
+        return TransferModule(taps, classes, width=options.width, combine=combine, read=options.taps)
 
     def losses(self, batch: Batch, logits: Tensor, heads: dict[str, Tensor]) -> dict[str, Tensor]:
         """The paper's equation, a part per source."""

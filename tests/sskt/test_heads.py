@@ -92,6 +92,20 @@ def test_mean_and_sum_differ_by_the_number_of_taps():
     assert torch.allclose(total(features) - bias, 3 * (mean(features) - bias), atol=1e-5)
 
 
+@pytest.mark.parametrize("read", [(0,), (2,), (0, 2)])
+def test_it_reads_the_taps_that_it_is_told_to(read):
+    module, features = TransferModule((3, 5, 6), 7, width=8, combine="sum", read=read).eval(), make_features()
+    some = TransferModule(tuple((3, 5, 6)[tap] for tap in read), 7, width=8, combine="sum").eval()
+    some.load_state_dict(module.state_dict())
+    with torch.no_grad():
+        expected = some(Features(tuple(features.taps[tap] for tap in read), features.embedding, features.logits))
+        assert torch.equal(module(features), expected)
+    for tap in features.taps:
+        tap.requires_grad_()
+    module(features).square().sum().backward()
+    assert [tap.grad is not None for tap in features.taps] == [place in read for place in range(3)]
+
+
 def test_gradients_reach_every_tap():
     features = make_features()
     for tap in features.taps:

@@ -64,6 +64,10 @@ def test_a_head_a_source_with_its_own_classes():
         ({"temperature": 0.0}, "temperature is 0.0; it has to be above 0"),
         ({"width": 1}, "width is 1; it has to be at least 2"),
         ({"preset": "release"}, "preset 'release' is unknown"),
+        ({"taps": (0,)}, r"taps are \[0\] with heads 'linear'; only 'transfer' reads taps"),
+        ({"taps": (), "heads": "transfer"}, r"taps are \[\]; name at least one, each once, in their order"),
+        ({"taps": (1, 0), "heads": "transfer"}, r"taps are \[1, 0\]; name at least one"),
+        ({"taps": (1, 1), "heads": "transfer"}, r"taps are \[1, 1\]; name at least one"),
     ],
 )
 def test_options_out_of_range_are_refused(options, says):
@@ -87,6 +91,17 @@ def test_an_option_comes_before_its_preset(preset, combine):
     other = method("sskt", source(), preset=preset, heads="transfer", combine="mean", alpha=0.7)
     assert other.heads["wise"].combine == "mean"
     assert other.options.weight_of("wise") == 0.7
+
+
+def test_taps_of_the_transfer_module_are_chosen():
+    model = method("sskt", source(), heads="transfer", taps=(0, 2))
+    assert model.heads["wise"].read == (0, 2)
+    every, _ = run("sskt", source(), heads="transfer")
+    same, _ = run("sskt", source(), heads="transfer", taps=(0, 1, 2))
+    for one, other in zip(every.export().parameters(), same.export().parameters(), strict=True):
+        assert torch.equal(one, other)
+    with pytest.raises(InputError, match=r"taps are \[3\]; this target has those from 0 to 2"):
+        method("sskt", source(), heads="transfer", taps=(3,))
 
 
 def test_a_weight_by_source():
