@@ -140,9 +140,12 @@ def _program() -> str:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody uses, neither they nor those 10,000 above, where the server speaks to itself."""
+    """Ports that nobody uses, neither they nor those 10,000 above, where the server speaks to itself.
+
+    They lie between those of Ray's workers and those that connections are given, which others may take any moment.
+    """
     found: list[int] = []
-    for port in range(20000 + 16 * os.getpid() % 20000, 45000):  # processes that look at once look elsewhere
+    for port in range(20000 + 16 * os.getpid() % 2000, 22700):  # processes that look at once look elsewhere
         if _is_free(port) and _is_free(port + 10000):
             found.append(port)
         if len(found) == count:
@@ -152,7 +155,11 @@ def free_ports(count: int) -> list[int]:
 
 def _is_free(port: int) -> bool:
     with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) != 0
+        try:
+            probe.bind(("", port))
+        except OSError:
+            return False
+    return True
 
 
 Rule = Callable[[str, str], str | None]

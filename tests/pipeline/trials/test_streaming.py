@@ -22,6 +22,7 @@ from pipeline.trials.trials import gather_materials, make_feed, network_key, run
 from sskt.errors import DamagedError, InputError, LeavingError
 from sskt.export import import_bytes
 from sskt.streamed import Shelf, StreamedFeed
+from tests.object_store import often, proxy_of, use
 from tests.pipeline.trials.test_trials import CPU, KilledError, prepared
 
 STREAMED = ("resources.feed=streamed", "resources.runner=plain", "seeds=[0]")
@@ -157,6 +158,31 @@ def test_a_storage_that_stalls_shows_as_waiting_in_the_result(streamed, monkeypa
     slow = run_trial(planned, materials, CPU)
     assert slow["waited_seconds"] > quick["waited_seconds"] + 0.08
     assert slow["history"] == quick["history"], "what is trained is the same"
+
+
+@pytest.mark.parametrize("kept_gb", [0, 1])
+def test_from_a_bucket_it_trains_the_same_whatever_the_node_keeps_and_the_server_does(
+    experiment_file, streamed, bucket_uri, object_store, monkeypatch, kept_gb
+):
+    plan, storage, materials = streamed
+    expected = run_trial(plan.trials[1], materials, CPU)
+    changes = (f"storage={bucket_uri}", f"resources.node_cache_gb={kept_gb}")
+    with proxy_of(object_store.port) as proxy:
+        use(proxy.endpoint, monkeypatch)
+        there, bucket = prepared(experiment_file, *STREAMED, *changes)
+        parts = gather_materials(there, bucket, there.trials)
+        busy, broken = often(0.2, "503"), often(0.2, "half")
+        proxy.requests.clear()
+        proxy.answers.clear()
+        proxy.rule = lambda method, path: busy(method, path) or broken(method, path)
+        result = run_trial(there.trials[1], parts, CPU)
+        asked, answers = list(proxy.requests), list(proxy.answers)
+    fetched = sum("/part-" in path and (method, status) == ("GET", 200) for method, path, status, _ in answers)
+    fetched -= sum("/part-" in path and wrong == "half" for _, path, wrong in asked)
+    assert (fetched > len(plan.packed.parts)) == (kept_gb == 0), "what a node keeps it fetches once"
+    assert {wrong for *_, wrong in asked} == {None, "503", "half"}
+    assert (result["history"], result["test"]) == (expected["history"], expected["test"])
+    assert torch.equal(weights(bucket, there.trials[1]), weights(storage, plan.trials[1]))
 
 
 def test_a_set_that_this_machine_cannot_hold_is_refused_before_it_is_read(experiment_file, monkeypatch):
