@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from pipeline.planning.experiment import LAPTOP, load_experiment
 from pipeline.planning.plan import Plan, PlannedTrial
-from pipeline.reports.report import Row, report_experiment
+from pipeline.reports.report import Report, Row, report_experiment
 from pipeline.reports.tables import row_text, to_markdown
 from pipeline.stages import Say, Stages
 from pipeline.statistics import expected_mean
@@ -78,34 +78,47 @@ def _table(match: re.Match[str]) -> Table:
     return Table(file, tuple(changes), match[2])
 
 
-def rendered(page: str) -> str:
-    """The page with every table as the stored results have it now."""
+def rendered(page: str, *, say: Say) -> str:
+    """The page with every table as the stored results have it now; those of which nothing is here stay as they are."""
 
     def table(match: re.Match[str]) -> str:
-        stages = _table(match).stages(lambda line: None)
-        plan = stages.pack()
-        text = to_markdown(report_experiment(plan, stages.storage))
-        return f"<!-- results: {match[1]} -->\n\n{text}\n<!-- end of results -->"
+        report = _reported(_table(match), say)
+        if report is None:
+            return match[0]
+        return f"<!-- results: {match[1]} -->\n\n{to_markdown(report)}\n<!-- end of results -->"
 
     tables(page)
     return _TABLE.sub(table, page)
 
 
+def _reported(table: Table, say: Say) -> Report | None:
+    """What is stored of a table; None, and said why, where its results, its data or its sources are elsewhere."""
+    try:
+        stages = table.stages(lambda line: None)
+        report = report_experiment(stages.pack(), stages.storage)
+    except InputError as error:
+        say(f"results {table.file}: left alone: {error}")
+        return None
+    if any(row.scores for row in report.rows):
+        return report
+    say(f"results {table.file}: left alone: none of its results is on {stages.storage.uri!r}")
+    return None
+
+
 def try_again(page: str, *, rows: int, seeds: int, draw: int, say: Say) -> list[Tried]:
     """Train a random choice of the page's rows again, with seeds that no row has."""
-    known = [(table, row, text) for table in tables(page) for row, text in _rows(table)]
+    known = [(table, row, text) for table in tables(page) for row, text in _rows(table, say)]
     if not known:
         raise InputError("no row has two seeds or more, so there is no interval to hold a new one against")
     chosen = random.Random(draw).sample(known, min(rows, len(known)))  # noqa: S311 (which rows, no secret)
     return [_try(table, row, text, seeds=seeds, say=say) for table, row, text in chosen]
 
 
-def _rows(table: Table) -> list[tuple[Row, str]]:
+def _rows(table: Table, say: Say) -> list[tuple[Row, str]]:
     """Rows with a spread, as the page should show them; new seeds would not do those justice that a search chose."""
-    stages = table.stages(lambda line: None)
-    if stages.experiment.search:
+    report = _reported(table, say)
+    if report is None or report.search_lines:
         return []
-    report = report_experiment(stages.pack(), stages.storage)
     spread = [row for row in report.rows if row.summary is not None and row.summary.std is not None]
     return [(row, row_text(row, report.metric)) for row in spread]
 

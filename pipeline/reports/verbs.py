@@ -13,12 +13,13 @@ def results_verb(arguments: argparse.Namespace) -> int:
     """Write the tables of a page anew, from the results that are stored.
 
     A table stands between `<!-- results: FILE [--laptop] [--set path=value] -->` and `<!-- end of results -->`; the
-    words are those that `sweep` was run with. Trains nothing, and leaves what stands outside such marks alone.
+    words are those that `sweep` was run with. Trains nothing, and leaves what stands outside such marks alone, and
+    tables of which no result is here.
 
       python -m pipeline results RESULTS.md
     """
     page = _read(arguments.page)
-    new = rendered(page)
+    new = rendered(page, say=say)
     Path(arguments.page).write_text(new, encoding="utf-8")
     say(f"results {arguments.page}: {'as it was' if new == page else 'written anew'}")
     return 0

@@ -11,6 +11,10 @@ def mark(words: str, table: str = "") -> str:
     return f"<!-- results: {words} -->\n{table}<!-- end of results -->"
 
 
+def written(page, said=None):
+    return rendered(page, say=(said if said is not None else []).append)
+
+
 def test_marks_say_which_command_it_was():
     first, second = tables(f"{mark('a.yaml --laptop --set seeds=[1]', 'x')} and {mark('b.yaml')}")
     assert (first.file, first.changes, first.text) == ("a.yaml", (LAPTOP, "seeds=[1]"), "x")
@@ -33,28 +37,41 @@ def test_wrong_marks_are_named(page, says):
 
 
 def test_tables_are_written_from_what_is_stored_and_all_else_stays(results_page):
-    new = rendered(results_page)
+    new = written(results_page)
     assert new.startswith("# Results\n\n<!-- results: ")
     assert new.endswith("<!-- end of results -->\nMore words.\n")
     assert new.count("| scratch ") == new.count("| dml ") == 1
-    assert rendered(new) == new
+    assert written(new) == new
+
+
+def test_tables_whose_results_or_data_are_elsewhere_stay(results_page, tmp_path):
+    said: list[str] = []
+    new = written(results_page)
+    (table,) = tables(new)
+    moved = new.replace("--set ", f"--set storage={tmp_path}/other --set ", 1)
+    gone = new.replace("--set ", f"--set 'dataset={{kind: folder, path: {tmp_path}/gone}}' --set ", 1)
+    assert written(moved + gone + new, said) == moved + gone + new
+    assert said[0] == f"results {table.file}: left alone: none of its results is on '{tmp_path}/other'"
+    assert said[1].startswith(f"results {table.file}: left alone: dataset.path ")
+    assert len(said) == 2
+    assert [one.name for one in try_again(moved + new, rows=5, seeds=1, draw=0, say=said.append)] != []
 
 
 def test_rows_are_trained_again_with_seeds_that_are_new(results_page):
     told: list[str] = []
-    tried = try_again(rendered(results_page), rows=5, seeds=2, draw=0, say=told.append)
+    tried = try_again(written(results_page), rows=5, seeds=2, draw=0, say=told.append)
     assert len(tried) == 2
     assert all(one.stands and len(one.again) == 2 for one in tried)
     assert [line.split(",")[1].split(":")[0] for line in told if line.startswith("train ")] == [
         " seed 2",
         " seed 3",
     ] * 2
-    (chosen,) = try_again(rendered(results_page), rows=1, seeds=2, draw=3, say=told.append)
+    (chosen,) = try_again(written(results_page), rows=1, seeds=2, draw=3, say=told.append)
     assert chosen in tried
 
 
 def test_a_row_that_was_changed_by_hand_does_not_hold(results_page):
-    new = rendered(results_page)
+    new = written(results_page)
     number = next(cell for cell in new.split("|") if "±" in cell)
     changed = new.replace(number, " 99.9 ± 0.1 ")
     assert [one.stands for one in try_again(changed, rows=2, seeds=1, draw=0, say=lambda line: None)].count(False) >= 1
