@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from sskt.answers import CachedOutputs, Column, SourceOutputs
+from sskt.compiling import lay_channels_last
 from sskt.encodings import get_encoding
 from sskt.feeds import ImageSet, ResidentFeed
 from sskt.methods import Facts, Method, SourceFacts, Task, get_method
@@ -108,7 +109,10 @@ def make_method(
     )
 
     def prepare(module: nn.Module) -> nn.Module:
-        return tie(module.to(device))
+        module.to(device)
+        if device.type == "cpu":  # as `resources.channels_last` has it
+            lay_channels_last(module)
+        return tie(module)
 
     task = Task(
         facts=facts,

@@ -4,11 +4,12 @@
 
 FOLDER holds CIFAR-10 as `train.parquet`. Of each target five trainings take turns, some steps at a time: `bare` is
 forward, backward and step of the plain network on tensors that lie there, which no training can go below; `ours` is
-`scratch` from the resident feed, `ours, cached` is `sskt` with a linear head from a cache of 1000 classes; `plain`, a
-data set of PIL images with torchvision's crop, flip and normalisation, read by a DataLoader without workers (with
-them, it would have cores that the other sides have not); `plain, live` asks EfficientNet-Lite0 (ImageNet weights from a
-package) in every step, as code with `torch.no_grad()` does. Prints images per second, and the parts of `bare` that the
-others reach; of the two with a source, of a bare step with a head and its loss too.
+`scratch` from the resident feed, `ours, cached` is `sskt` with a linear head from a cache of 1000 classes (these three
+with channels last); `plain`, a data set of PIL images with torchvision's crop, flip and normalisation, read by a
+DataLoader without workers (with them, it would have cores that the other sides have not); `plain, live` asks
+EfficientNet-Lite0 (ImageNet weights from a package) in every step, as code with `torch.no_grad()` does. Prints images
+per second, and the parts of `bare` that the others reach; of the two with a source, of a bare step with a head and its
+loss too.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.material import BATCH, CLASSES, IMAGE, cifar, made_up_answers, make_feed, make_method, settings, turns
+from sskt.compiling import lay_channels_last
 from sskt.feeds import ImageSet, ResidentFeed
 from sskt.methods import Method
 from sskt.networks import build_source, build_target
@@ -93,7 +95,9 @@ def descend(network: WithHead) -> Callable[[Tensor, Tensor, Tensor | None], None
 
 def bare(architecture: str, *, head: bool) -> Run:
     """The limit."""
-    step = descend(WithHead(architecture, head=head))
+    network = WithHead(architecture, head=head)
+    lay_channels_last(network)
+    step = descend(network)
     pixels, labels = torch.randn(BATCH, 3, 32, 32), torch.randint(0, CLASSES, (BATCH,))
     answers = torch.randn(BATCH, SOURCE_CLASSES) if head else None
     return lambda number: step(pixels, labels, answers)

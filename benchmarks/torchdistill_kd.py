@@ -12,6 +12,7 @@ in turns, some at a time, and are counted as if whole epochs had been run; so is
 """
 
 import argparse
+import copy
 import logging
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -22,6 +23,7 @@ from torch.nn import functional as F
 
 from benchmarks.material import BATCH, CLASSES, IMAGE, VIEWS, cifar, made_up_answers, make_feed, make_method, turns
 from benchmarks.plain_loop import Pictures
+from pipeline.planning.experiment import USUAL_BATCH
 from sskt.feeds import ImageSet
 from sskt.networks import build_target
 from sskt.networks.preprocess import Preprocess, Preprocessing
@@ -114,7 +116,8 @@ def labelling(images: ImageSet, source: Source) -> Run:
     def label(number: int) -> None:
         ids = torch.arange(LABELLED) + number * LABELLED
         seen = gallery.show(ids % len(images.images), views=torch.full_like(ids, number % VIEWS))
-        encoding.encode(source.outputs(seen, ("logits",))["logits"])
+        for some in seen.split(USUAL_BATCH["cpu"]):
+            encoding.encode(source.outputs(some, ("logits",))["logits"])
 
     return label
 
@@ -139,8 +142,8 @@ def main() -> None:
     images = cifar(asked.folder, rows=ROWS)
     teacher = build_target(TargetSettings(architecture=asked.teacher), classes=CLASSES, image=IMAGE)
     teacher.preprocess = Preprocess(Preprocessing(3, asked.side, IMAGE.mean, IMAGE.std))
-    source = Source("teacher", teacher)
-    sides = [several(theirs(images, Enlarged(source.network.network, asked.side)), STEPS), several(ours(images), STEPS)]
+    source = Source("teacher", copy.deepcopy(teacher)).place("cpu")
+    sides = [several(theirs(images, Enlarged(teacher.network, asked.side)), STEPS), several(ours(images), STEPS)]
     times = turns([*sides, labelling(images, source)], count=asked.rounds, warm=1)
     live, cached = (min(one) / STEPS for one in times[:2])
     epoch = SAMPLES // BATCH

@@ -66,8 +66,9 @@ class ResourceSettings:
     compile: Literal["none", "default", "reduce-overhead"] = "none"
     """Whether targets are compiled by torch.compile; `reduce-overhead` makes CUDA graphs of them. Where it fails, they
     train as they are. It rounds as another machine would: no run key says it, nor `channels_last`."""
-    channels_last: bool = False
-    """Whether the weights of targets lie in memory with their channels last, which is mostly quicker."""
+    channels_last: bool | None = None
+    """Whether the weights of targets lie in memory with their channels last; None is where they train on a CPU, which
+    is quicker so."""
     bucket_mb: float = 25
     """Gradients that processes of one training average at once, while the backward pass goes on: small buckets are on
     their way sooner, large ones are fewer."""

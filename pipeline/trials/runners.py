@@ -56,7 +56,8 @@ class Demand:
     hung_after: float = 60
     profiled: bool = False
     compile: str = "none"
-    channels_last: bool = False
+    channels_last: bool | None = None
+    """None: on a CPU."""
     bucket_mb: float = 25
 
 
@@ -289,5 +290,5 @@ def process_of(demand: Demand) -> Process:
         side_by_side=demand.at_once,
         profiled=demand.profiled,
         compile=demand.compile,
-        channels_last=demand.channels_last,
+        channels_last=demand.need.gpus == 0 if demand.channels_last is None else demand.channels_last,
     )
