@@ -107,6 +107,7 @@ def process(rank: int, asked: Asked, folder: str) -> None:
         for side, rate in zip(ways, rates, strict=True) if rank == 0 else ():
             of = 1 if side.alone else asked.processes
             print(f"| {target} | {side.name} | {rate:,.0f} | {rate / (of * rates[0]):.2f} |", flush=True)
+    dist.barrier()
     dist.destroy_process_group()
 
 
