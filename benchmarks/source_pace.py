@@ -20,10 +20,9 @@ from torch import Tensor
 
 from benchmarks.material import cifar
 from pipeline.forecasts.batches import seconds_by_size
-from pipeline.planning.experiment import USUAL_BATCH
 from sskt.fidelity import Fidelity, fidelity
 from sskt.settings import InputSettings, SourceSettings
-from sskt.sources import Source, load_source
+from sskt.sources import USUAL_BATCH, Source, load_source
 
 NAMES, OUTPUTS, SHORT = ("efficientnet_lite0", "efficientnet_lite2"), ("logits", "embedding"), ("float16", "bfloat16")
 LARGE, SECONDS = 256, 1.0

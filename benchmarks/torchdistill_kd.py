@@ -23,12 +23,11 @@ from torch.nn import functional as F
 
 from benchmarks.material import BATCH, CLASSES, IMAGE, VIEWS, cifar, made_up_answers, make_feed, make_method, turns
 from benchmarks.plain_loop import Pictures
-from pipeline.planning.experiment import USUAL_BATCH
 from sskt.feeds import ImageSet
 from sskt.networks import build_target
 from sskt.networks.preprocess import Preprocess, Preprocessing
 from sskt.settings import TargetSettings
-from sskt.sources import Source
+from sskt.sources import USUAL_BATCH, Source
 
 STEPS, ROWS, LABELLED = 4, 10_000, 256
 TRIALS, EPOCHS, SAMPLES = 12, 30, 50_000

@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from sskt.encodings import Encoding
-from sskt.sources import Source
+from sskt.sources import USUAL_BATCH, Source
 from sskt.views import KINDS, TURN, Kind
 
 
@@ -57,5 +58,7 @@ class LiveOutputs:
     wanted: tuple[str, ...]
 
     def __call__(self, images: Tensor, *, ids: Tensor, views: Tensor, kind: Kind = "") -> dict[str, Tensor]:
-        """Run the source on the views."""
-        return self.source.outputs(images, self.wanted)
+        """Run the source on the views, all at once where its normalisation goes by what it sees at once."""
+        size = len(images) if self.source.batch_norm == "batch" else USUAL_BATCH.get(images.device.type, len(images))
+        said = [self.source.outputs(some, self.wanted) for some in torch.split(images, max(1, size))]
+        return {name: torch.cat([part[name] for part in said]) for name in self.wanted}

@@ -18,6 +18,8 @@ from sskt.settings import SourceSettings
 OUTPUTS = ("logits", "embedding", "attention", "features")
 MAPS = {"attention", "features"}
 """Those that come from the taps."""
+USUAL_BATCH = {"cpu": 32, "cuda": 256}
+"""Views that a source had best see at once, by the kind of its device; docs/cache.md has what others take."""
 
 
 class Source:

@@ -19,11 +19,10 @@ from pipeline.planning.validation import validate
 from sskt.datasets import DatasetSettings
 from sskt.errors import InputError
 from sskt.settings import SourceSettings, TargetSettings, TrainingSettings, ViewSettings
+from sskt.sources import USUAL_BATCH
 
 T = TypeVar("T")
 
-USUAL_BATCH = {"cpu": 32, "cuda": 256}
-"""Views that a source sees at once where nobody says how many; docs/cache.md has what others take."""
 LAPTOP = "laptop"
 """The field of a file that holds its smaller settings by their paths, and the change that puts them in place."""
 

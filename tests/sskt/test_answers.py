@@ -39,3 +39,24 @@ def test_a_cache_says_what_the_source_says(output, encoding, bound, kind):
     if output == "logits":  # stored relative to their largest, which a softmax does not see
         found, expected = torch.log_softmax(found, dim=1), torch.log_softmax(expected, dim=1)
     assert (found - expected).abs().max() <= bound * max(1.0, float(expected.abs().max()))
+
+
+@pytest.mark.parametrize(("batch_norm", "seen"), [("eval", [32, 8]), ("batch", [40])])
+def test_a_live_source_sees_as_many_views_at_once_as_are_quick_unless_they_make_its_statistics(batch_norm, seen):
+    sizes: list[int] = []
+
+    class Noting:
+        """A source that says how many views it is shown."""
+
+        def __init__(self):
+            self.batch_norm = batch_norm
+
+        def outputs(self, images, wanted):
+            sizes.append(len(images))
+            return {name: images.flatten(1).float() for name in wanted}
+
+    images = torch.arange(80, dtype=torch.uint8).view(40, 1, 1, 2)
+    ids = torch.arange(40)
+    said = LiveOutputs(Noting(), ("logits",))(images, ids=ids, views=torch.zeros_like(ids))
+    assert sizes == seen
+    assert torch.equal(said["logits"], images.flatten(1).float())

@@ -15,7 +15,7 @@ PACE = Pace(step=0.5, evaluation=0.2, checkpoint=0.1, trial=2.0, checkpoint_byte
 
 def rates_of(plan, **more):
     paces = {kind_of(planned.spec["trial"]): PACE for planned in plan.trials}
-    source = SourcePace(view=0.01, answer=0.008, shard=0.05)
+    source = SourcePace(view=0.01, answer=0.008, shard=0.05, batches={8: 0.01, 32: 0.008})
     return Rates(paces=paces, sources=dict.fromkeys(plan.sources, source), **more)
 
 
