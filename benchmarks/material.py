@@ -86,7 +86,7 @@ def settings(batch: int = BATCH) -> TrainingSettings:
 
 def make_method(
     name: str,
-    architecture: str,
+    target: str | TargetSettings,
     feed: ResidentFeed,
     *,
     sources: Mapping[str, int] | None = None,
@@ -116,7 +116,7 @@ def make_method(
 
     task = Task(
         facts=facts,
-        target=TargetSettings(architecture=architecture),
+        target=TargetSettings(architecture=target) if isinstance(target, str) else target,
         training=feed.training,
         steps_per_epoch=feed.steps_per_epoch,
         seed=0,
