@@ -5,6 +5,7 @@ import pty
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 from pipeline.__main__ import main
 from pipeline.planning.experiment import load_experiment
@@ -48,7 +49,8 @@ def test_without_a_terminal_there_is_a_line_for_each_look_until_the_end(experime
         for planned in plan.trials[: 2 * (len(looks) - 1)]:
             finish(storage, planned)
 
-    monkeypatch.setattr(verbs.time, "sleep", sleep)
+    # Its own clock, not that of the module: threads of this process sleep too.
+    monkeypatch.setattr(verbs, "time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
     assert main(["watch", str(experiment_file)]) == 0
     said = [one for one in capsys.readouterr().out.splitlines() if not one.startswith("pack")]
     assert said[0].startswith("waiting: ")
