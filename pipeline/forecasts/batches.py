@@ -7,24 +7,27 @@ import torch
 
 SIZES = (8, 16, 32, 64, 128, 256, 512)
 PAST = 1.25
-"""So much slower than the best, and no larger batch is tried."""
+"""So much slower than the best, and no larger batch is tried, but the one that is used."""
 WORTH = 1.2
 """So much quicker than what an experiment says, and it is worth a word."""
 
 
-def seconds_by_size(answer: Callable[[int], object], *, most: int, seconds: float) -> dict[int, float]:
+def seconds_by_size(answer: Callable[[int], object], *, most: int, used: int, seconds: float) -> dict[int, float]:
     """Seconds that an answer takes a view, by the number of views asked for at once.
 
-    answer: asks for so many views and waits; most: how many there are; seconds: spent on every size, at least.
+    answer: asks for so many views and waits; most: how many there are; used: the size that the experiment has; seconds:
+    spent on every size, at least.
     """
     found: dict[int, float] = {}
-    for size in (one for one in SIZES if one <= most):
+    past = False
+    for size in sorted(one for one in {*SIZES, used} if one <= most):
+        if past and size != used:
+            continue
         try:
             found[size] = _pace(answer, size, seconds)
         except torch.OutOfMemoryError:
             break
-        if found[size] > PAST * min(found.values()):
-            break
+        past = past or found[size] > PAST * min(found.values())
     return found
 
 

@@ -136,7 +136,9 @@ class SourcePilot:
             np.save(sample_file(job.folder, name, output), rows)
         shard = _publish(f"{job.folder}/{os.getpid()}", specs[0], said[specs[0].labels.output])
         pixels = seen(most).to(job.device)
-        batches = seconds_by_size(lambda size: answered(pixels[:size]), most=most, seconds=job.seconds / len(SIZES))
+        batches = seconds_by_size(
+            lambda size: answered(pixels[:size]), most=most, used=count, seconds=job.seconds / len(SIZES)
+        )
         return SourcePace(view=seconds / count, answer=mean(answering) / count, shard=shard, batches=batches)
 
 
