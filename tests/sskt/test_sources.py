@@ -209,3 +209,15 @@ def test_load_source_passes_the_kind_of_batch_norm_on(tmp_path):
     path.write_bytes(export_bytes(make_network(), settings=SETTINGS, classes=5))
     for kind in ("eval", "batch"):
         assert load_source("one", SourceSettings(weights=str(path), live=True, batch_norm=kind)).batch_norm == kind
+
+
+def test_a_source_that_is_placed_lies_with_channels_last_and_says_the_same():
+    wise = Source("wise", make_network())
+    images = torch.randint(0, 256, (5, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    before, identity = wise.outputs(images, ("logits",))["logits"], wise.identity()
+    assert wise.place("cpu") is wise
+    convolutions = [weight for weight in wise.network.parameters() if weight.ndim == 4 and min(weight.shape[:2]) > 1]
+    assert convolutions
+    assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in convolutions)
+    torch.testing.assert_close(wise.outputs(images, ("logits",))["logits"], before)
+    assert wise.identity() == identity

@@ -316,3 +316,11 @@ def test_a_search_that_makes_no_sense_is_refused_in_one_line(tmp_path, changes, 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(InputError, match=r"nowhere\.yaml: the experiment file cannot be read"):
         load_experiment(str(tmp_path / "nowhere.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [([], 32), (["resources.gpus_per_source_worker=1"], 256), (["cache.batch_size=7"], 7)],
+)
+def test_a_source_sees_as_many_views_at_once_as_its_device_likes(experiment_file, changes, expected):
+    assert load_experiment(str(experiment_file), changes=changes).source_batch == expected

@@ -1,7 +1,12 @@
+import pytest
 import torch
 from torch import nn
 
+from cluster.resources import Resources
+from pipeline.planning.settings import ResourceSettings
+from pipeline.sweeps.sweep import make_demand
 from pipeline.trials.process import Process, prepared, reset_process
+from pipeline.trials.runners import Demand, process_of
 from sskt.networks import TappedNetwork
 from tests.sskt.learning import feed, method, training
 
@@ -46,3 +51,16 @@ def test_what_is_compiled_has_seen_images_of_the_set(monkeypatch):
     ((images, mode),) = shown
     assert mode == "default"
     assert torch.equal(images[60:], served.set.images[:10])
+
+
+@pytest.mark.parametrize(
+    ("gpus", "asked", "expected"), [(0, None, True), (1, None, False), (0, False, False), (1, True, True)]
+)
+def test_targets_lie_with_channels_last_on_a_cpu_unless_told_otherwise(gpus, asked, expected):
+    demand = Demand(need=Resources(cpus=1, gpus=gpus), channels_last=asked)
+    assert process_of(demand).channels_last is expected
+
+
+def test_what_an_experiment_says_of_layout_and_buckets_reaches_its_trials():
+    demand = make_demand(ResourceSettings(channels_last=False, bucket_mb=3), "plain")
+    assert (demand.channels_last, demand.bucket_mb) == (False, 3)
