@@ -226,16 +226,37 @@ def _apply(raw: dict[str, Any], change: str) -> None:
 
 
 def _put(raw: dict[str, Any], path: str, value: Any, *, said: str) -> None:
-    """Change one field; those above it that are not there yet are made, and checked with all others later."""
+    """Change one field, or leave out an entry of a list by null; fields above that are not there yet are made.
+
+    What comes of it is checked with all others, later.
+    """
     *parents, last = path.split(".")
     place: Any = raw
     for name in parents:
-        place = place[int(name)] if isinstance(place, list) and name.isdigit() and int(name) < len(place) else place
         if isinstance(place, dict) and not name.isdigit():
             place = place.setdefault(name, {})
-    if not isinstance(place, dict):
+        elif isinstance(place, list):
+            place = place[_position(place, name, path=path, said=said)]
+    if isinstance(place, list):
+        at = _position(place, last, path=path, said=said)
+        place[at : at + 1] = [] if value is None else [value]
+    elif isinstance(place, dict):
+        place[last] = value
+    else:
         raise InputError(f"{said}: there is no field {path!r}")
-    place[last] = value
+
+
+def _position(entries: list[Any], name: str, *, path: str, said: str) -> int:
+    """Where in a list an entry stands: by its number, or by what it is called."""
+    called = [entry.get("label", entry.get("method")) if isinstance(entry, dict) else None for entry in entries]
+    if name.isdigit() and int(name) < len(entries):
+        return int(name)
+    if called.count(name) > 1:
+        numbers = ", ".join(str(at) for at, other in enumerate(called) if other == name)
+        raise InputError(f"{said}: {path!r} may be one of several that are called {name!r}; they are number {numbers}")
+    if name not in called:
+        raise InputError(f"{said}: there is no field {path!r}")
+    return called.index(name)
 
 
 def _checked(kind: type[T], raw: Any, *, where: str) -> T:

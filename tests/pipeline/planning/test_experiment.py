@@ -172,6 +172,21 @@ def test_changes_are_checked_like_the_file(tmp_path):
     assert experiment.trials()[1].options.alpha == 2.5
 
 
+def test_an_entry_is_changed_or_left_out_by_what_it_is_called(tmp_path):
+    both = (
+        "methods=[{method: scratch}, {method: sskt, sources: [mnist]}, {method: sskt, label: mine, sources: [mnist]}]"
+    )
+    by_name = load(tmp_path, GOOD, both, "methods.mine.alpha=2.5", "methods.sskt=null")
+    assert [(trial.label, trial.method) for trial in by_name.trials()[::2]] == [
+        ("scratch", "scratch"),
+        ("mine", "sskt"),
+    ]
+    assert by_name.trials()[2].options.alpha == 2.5
+    assert load(tmp_path, GOOD, both, "methods.2.alpha=2.5", "methods.1=null") == by_name
+    replaced = load(tmp_path, GOOD, both, "methods.mine={method: ema}", "methods.sskt=null")
+    assert [trial.method for trial in replaced.trials()[::2]] == ["scratch", "ema"]
+
+
 SMALLER = GOOD + "laptop: {training.epochs: 1, views.count: 2, seeds: [3], sources.lite0.input: {size: 32}}\n"
 
 
@@ -263,6 +278,8 @@ def test_a_mistake_is_one_line_that_names_the_file(tmp_path, old, new, says):
         ("training.lr", "write it as path=value"),
         ("training.lrr=1", "field 'training.lrr' is unknown"),
         ("methods.9.alpha=1", "there is no field 'methods.9.alpha'"),
+        ("methods.9=null", "there is no field 'methods.9'"),
+        ("methods.dml=null", "there is no field 'methods.dml'"),
         ("training.lr.x=1", "there is no field 'training.lr.x'"),
         ("nothing=1", "field 'nothing' is unknown"),
     ],
@@ -271,6 +288,12 @@ def test_a_wrong_change_is_named(tmp_path, change, says):
     with pytest.raises(InputError) as caught:
         load(tmp_path, GOOD, change)
     assert says in str(caught.value)
+
+
+def test_a_name_that_several_entries_have_is_refused_with_their_numbers(tmp_path):
+    several = "methods=[{method: scratch}, {method: sskt, sources: [mnist]}, {method: sskt, sources: [lite0]}]"
+    with pytest.raises(InputError, match=r"several that are called 'sskt'; they are number 1, 2"):
+        load(tmp_path, GOOD, several, "methods.sskt.alpha=2.5")
 
 
 @pytest.mark.parametrize(
