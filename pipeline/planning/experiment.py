@@ -17,7 +17,7 @@ from pipeline.planning.space import Axis, Point, corners, draw, grid_points
 from pipeline.planning.strict_yaml import parse_yaml
 from pipeline.planning.validation import validate
 from sskt.datasets import DatasetSettings
-from sskt.errors import InputError
+from sskt.errors import InputError, unknown_name
 from sskt.settings import SourceSettings, TargetSettings, TrainingSettings, ViewSettings
 from sskt.sources import USUAL_BATCH
 
@@ -60,6 +60,8 @@ class Experiment:
     cache: CacheSettings = field(default_factory=CacheSettings)
     grid: dict[str, Any] = field(default_factory=dict)
     """Axes whose combinations are all trained, for every method they concern; docs/sweeps.md."""
+    across: str | None = None
+    """The axis of the grid that tables spread over columns: what differs in nothing else stands in one line."""
     seeds: tuple[int, ...] = (0,)
     search: SearchSettings | None = None
     """Instead of a grid: the best point of each method is looked for, and only that one trained with all seeds."""
@@ -94,11 +96,17 @@ class Experiment:
         kind, common = ("search", self.search.axes) if self.search else ("grid", self.grid)
         entries = read_entries(self.methods, kind=kind, common=common, sources=self.sources)
         check_axes(entries, self.search, self.scheduler)
+        _check_across(self.across, entries, searched=self.search is not None)
         return entries
 
     def axes_of(self, entry: int) -> tuple[Axis, ...]:
         """The axes of the grid or of the search that concern an entry of `methods`."""
         return self.entries[entry].axes
+
+    def name_of(self, trial: Trial) -> str:
+        """What trials are called together that differ from it in the axis alone which tables spread over columns."""
+        point = {path: value for path, value in trial.point.items() if path != self.across}
+        return self.entries[trial.entry].label_at(point)
 
     def at(self, entry: int, point: Point, *, seed: int) -> Trial:
         """The trial of an entry of `methods` at a point of its axes, checked as if it stood in the file."""
@@ -267,6 +275,14 @@ def _checked(kind: type[T], raw: Any, *, where: str) -> T:
 def _built(kind: type[T], raw: str, where: str) -> T:
     """Points share most of their settings: each is checked, and held, once."""
     return validate(kind, json.loads(raw), where=where)
+
+
+def _check_across(across: str | None, entries: Sequence[Entry], *, searched: bool) -> None:
+    paths = {axis.path for entry in entries for axis in entry.axes}
+    if across is not None and searched:
+        raise InputError(f"across is {across!r} with a search, whose table has one row of each method; leave it out")
+    if across is not None and across not in paths:
+        raise unknown_name("across: axis", across, paths)
 
 
 def _check_labels(labels: Sequence[str]) -> None:

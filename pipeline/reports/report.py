@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 from cluster.storage import Storage
 from pipeline.canonical import canonical
+from pipeline.planning.experiment import Experiment
 from pipeline.planning.plan import Plan, PlannedTrial
 from pipeline.planning.space import Point
 from pipeline.reports.costs import Cost, Used, cost_of
@@ -58,6 +59,8 @@ class Row:
     label: str
     method: str
     sources: tuple[str, ...] = ()
+    name: str = ""
+    """What it is called beside rows that differ from it in the axis alone which tables spread over columns."""
     wanted: int = 0
     """How many trials it has, whether they have ended or not."""
     point: Point = field(default_factory=dict)
@@ -113,6 +116,8 @@ class Report:
     cost: Cost
     planned: dict[str, PlannedTrial] = field(default_factory=dict, repr=False)
     """What is behind them, by run key."""
+    across: str | None = None
+    """The axis whose values are columns of the table."""
 
 
 def report_experiment(plan: Plan, storage: Storage) -> Report:
@@ -150,19 +155,20 @@ def make_report(
     metric = main_metric(multi_label=plan.packed.multi_label)
     endings = (_done(one, results) or _stopped(one, stopped or {}) or _failed(one, failures, metric) for one in every)
     ended = {one.run_key: ending for one, ending in zip(every, endings, strict=True) if ending}
-    rows = _rows(trials, ended)
+    rows = _rows(trials, ended, plan.experiment)
     searched = plan.experiment.search is not None
     changes = [_changes(rows, trials, to=method, searched=searched) for method in (SCRATCH, PLAIN_KD)]
     for row, *compared in zip(rows, *changes, strict=True):
         row.change, row.against_kd = compared
     return Report(
-        title=_title(plan, done=len(shown & results.keys()), wanted=len(trials)),
+        title=_title(plan, trials, done=len(shown & results.keys())),
         metric=metric,
         rows=rows,
         trials=list(ended.values()),
         search_lines=tuple(search_lines),
         cost=cost_of(plan, storage, trials=every, used={key: kept.used for key, kept in results.items()}),
         planned={one.run_key: one for one in every},
+        across=plan.experiment.across,
     )
 
 
@@ -212,11 +218,12 @@ def _ending(planned: PlannedTrial, **told: Any) -> Ending:
     return Ending(**(known | {"run_key": planned.run_key, "epochs": trial.training.epochs} | told))
 
 
-def _rows(trials: Sequence[PlannedTrial], ended: Mapping[str, Ending]) -> list[Row]:
+def _rows(trials: Sequence[PlannedTrial], ended: Mapping[str, Ending], experiment: Experiment) -> list[Row]:
     rows: dict[str, Row] = {}
     for planned in trials:
         trial = planned.trial
-        row = rows.setdefault(trial.label, Row(trial.label, trial.method, trial.sources, point=trial.point))
+        name = experiment.name_of(trial)
+        row = rows.setdefault(trial.label, Row(trial.label, trial.method, trial.sources, name, point=trial.point))
         row.wanted += 1
         if planned.run_key in ended:
             _enter(row, ended[planned.run_key])
@@ -255,11 +262,14 @@ def _changes(rows: Sequence[Row], trials: Sequence[PlannedTrial], *, to: str, se
     return correct(list(others))  # of several baselines the best by validation came last
 
 
-def _title(plan: Plan, *, done: int, wanted: int) -> str:
+def _title(plan: Plan, trials: Sequence[PlannedTrial], *, done: int) -> str:
     packed, experiment = plan.packed, plan.experiment
-    labels = experiment.training.labels_per_class
+    shown = [planned.trial for planned in trials] or [experiment]  # of a search nothing is known at first
+    budgets = dict.fromkeys(one.training.labels_per_class for one in shown)
+    targets = dict.fromkeys(one.target.architecture for one in shown)
+    labels = [f"{', '.join(str(budget) for budget in budgets if budget)} labels per class"] if any(budgets) else []
     return (
         f"{experiment.name}: {packed.name}, {len(packed.classes)} classes, {packed.pool} training images, "
-        f"{f'{labels} labels per class' if labels else 'all labelled ones'} used; "
-        f"target {experiment.target.architecture}; {done} of {wanted} trials done"
+        f"{' or '.join([*labels, *['all labelled ones'] * (None in budgets)])} used; "
+        f"target {', '.join(targets)}; {done} of {len(trials)} trials done"
     )

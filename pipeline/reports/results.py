@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 from pipeline.planning.experiment import LAPTOP, load_experiment
 from pipeline.planning.plan import Plan, PlannedTrial
+from pipeline.reports.cells import line_texts
 from pipeline.reports.report import Report, Row, report_experiment
-from pipeline.reports.tables import row_text, to_markdown
+from pipeline.reports.tables import to_markdown
 from pipeline.stages import Say, Stages
 from pipeline.statistics import expected_mean
 from pipeline.trials.results import read_result
@@ -120,7 +121,8 @@ def _rows(table: Table, say: Say) -> list[tuple[Row, str]]:
     if report is None or report.search_lines:
         return []
     spread = [row for row in report.rows if row.summary is not None and row.summary.std is not None]
-    return [(row, row_text(row, report.metric)) for row in spread]
+    texts = line_texts(report)
+    return [(row, texts[row.label]) for row in spread]
 
 
 def _try(table: Table, row: Row, text: str, *, seeds: int, say: Say) -> Tried:

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import textwrap
 from collections.abc import Callable
 from dataclasses import asdict, fields, replace
 from typing import Any
@@ -12,10 +11,9 @@ import pyarrow.parquet as pq
 
 from cluster.storage import Storage
 from pipeline.canonical import canonical
-from pipeline.reports.report import Ending, Report, Row
-from sskt.metrics import TITLES
+from pipeline.reports.cells import table, wide_meaning
+from pipeline.reports.report import Ending, Report
 
-LONGEST_REASON = 100
 DERIVED_COSTS = (
     "caches",
     "source_passes",
@@ -30,56 +28,6 @@ MOST_ROWS, BEST_ROWS = 60, 30
 """A table of more rows than the first is shown on a terminal by the second, the best of them."""
 
 
-def table(report: Report) -> list[tuple[str, ...]]:
-    """The rows of the report as text, below their headings."""
-    headings = ("trial", f"test {TITLES[report.metric]} %", "n", "against scratch [95 %]", "verdict")
-    return [headings, *(_cells(row, report.metric) for row in report.rows)]
-
-
-def row_text(row: Row, metric: str) -> str:
-    """A row as Markdown has it, but for the spaces that make columns."""
-    return f"| {' | '.join(_cells(row, metric))} |"
-
-
-def _cells(row: Row, metric: str) -> tuple[str, ...]:
-    return (row.label, _score(row), _count(row), _change(row), _verdict(row, metric))
-
-
-def _score(row: Row) -> str:
-    if row.summary is None:
-        return "-"
-    return f"{row.summary.mean:.1f}" + (f" ± {row.summary.std:.1f}" if row.summary.std is not None else "")
-
-
-def _count(row: Row) -> str:
-    return f"{len(row.scores)}" if len(row.scores) == row.wanted else f"{len(row.scores)} of {row.wanted}"
-
-
-def _change(row: Row) -> str:
-    if row.change is None:
-        return ""
-    interval = "" if row.change.low is None else f" [{row.change.low:+.1f}, {row.change.high:+.1f}]"
-    return f"{row.change.mean:+.1f}{interval}"
-
-
-def _verdict(row: Row, metric: str) -> str:
-    for state in ("failed", "stopped"):
-        trials = [trial for trial in row.unfinished if trial.state == state]
-        if trials:
-            reason = textwrap.shorten(trials[0].reason, LONGEST_REASON)
-            return f"{len(trials)} {state}: {reason}{_further(trials[0], metric)}"
-    return row.change.verdict if row.change else ""
-
-
-def _further(trial: Ending, metric: str) -> str:
-    """How often it was tried and how far it came, where there is anything to tell."""
-    told = [f"{trial.tries} tries"] if trial.tries > 1 else []
-    if trial.validation is not None:
-        score = f"validation {TITLES[metric]} {trial.validation:.1f} %"
-        told.append(f"{score} after epoch {trial.epoch} of {trial.epochs}")
-    return f" ({', '.join(told)})" if told else ""
-
-
 def to_markdown(report: Report) -> str:
     """The report as a Markdown table that also reads well as plain text."""
     lines = table(report)
@@ -88,19 +36,20 @@ def to_markdown(report: Report) -> str:
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
     ]
     rendered.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    meaning = ["", wide_meaning(report)] if report.across else []
     searches = ["", *(f"- {line}" for line in report.search_lines)] if report.search_lines else []
-    return "\n".join([report.title, "", *rendered, *searches, ""])
+    return "\n".join([report.title, "", *rendered, *meaning, *searches, ""])
 
 
 def to_terminal(report: Report, *, whole: str) -> str:
     """The same for a person who waits: of a very long table the best rows, and where to find the `whole`."""
-    if len(report.rows) <= MOST_ROWS:
+    if len(table(report)) <= MOST_ROWS + 1:
         return to_markdown(report)
     best = sorted(report.rows, key=lambda row: -row.rank)[:BEST_ROWS]
     failed = sum(trial.state == "failed" for row in report.rows for trial in row.unfinished)
     told = f" (failed trials: {failed})" if failed else ""
     more = f"The {BEST_ROWS} best by validation; {len(report.rows) - BEST_ROWS} more rows{told} are in {whole}"
-    return f"{to_markdown(replace(report, rows=best))}\n{more}\n"
+    return f"{to_markdown(replace(report, rows=best, across=None))}\n{more}\n"
 
 
 def columns(report: Report) -> dict[str, list[Any]]:

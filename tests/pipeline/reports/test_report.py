@@ -50,6 +50,26 @@ def test_nothing_done_is_said_as_plainly(prepared):
     assert report.cost.trials == report.cost.source_passes == 0
 
 
+def test_the_title_names_all_that_the_rows_have(prepared, experiment_file):
+    plan, storage = prepared
+    assert "8 labels per class used; target small_cnn; 0 of 6" in make_report(plan, storage).title
+    text = experiment_file.read_text().replace(
+        "seeds:", "grid: {training.labels_per_class: [2, null, 5], target.options.width: [4, 8]}\nseeds:"
+    )
+    experiment_file.write_text(text)
+    title = make_report(*plan_of(experiment_file)).title
+    assert "2, 5 labels per class or all labelled ones used; target small_cnn; 0 of 36" in title
+    experiment_file.write_text(
+        text.replace("null, ", "").replace(
+            "target.options.width: [4, 8]", "target: [{architecture: small_cnn}, {architecture: resnet20}]"
+        )
+    )
+    assert (
+        "2, 5 labels per class used; target small_cnn, resnet20; 0 of 24"
+        in make_report(*plan_of(experiment_file)).title
+    )
+
+
 def test_rows_hold_mean_spread_number_and_paired_change(prepared):
     plan, storage = prepared
     for planned, score in zip(plan.trials, (80.0, 82.0, 84.0, 84.0, 85.0, 89.0), strict=True):

@@ -44,6 +44,26 @@ def test_tables_are_written_from_what_is_stored_and_all_else_stays(results_page)
     assert written(new) == new
 
 
+def test_a_wide_table_is_written_and_its_rows_are_tried_too(results_page):
+    wide = results_page.replace("--set ", "--set grid={training.lr:[0.1,0.2]} --set across=training.lr --set ", 1)
+    (table,) = tables(wide)
+    stages = table.stages(lambda line: None)
+    plan = stages.pack()
+    for planned in plan.trials:
+        stages.train(planned, plan, in_process=True)
+    new = written(wide)
+    assert "| trial   | lr 0.1 " in new
+    assert new.count("| scratch ") == new.count("| dml ") == 1
+    assert written(new) == new
+    tried = try_again(new, rows=9, seeds=1, draw=0, say=lambda line: None)
+    assert len(tried) == 4
+    assert all(one.stands for one in tried)
+    number = new.split("| dml ")[1].split("|")[2]
+    changed = try_again(new.replace(number, " 99.9 ± 0.1 "), rows=9, seeds=1, draw=0, say=lambda line: None)
+    assert {one.stands for one in changed if ": dml" in one.name} == {False}
+    assert {one.stands for one in changed if ": scratch" in one.name} == {True}
+
+
 def test_tables_whose_results_or_data_are_elsewhere_stay(results_page, tmp_path):
     said: list[str] = []
     new = written(results_page)

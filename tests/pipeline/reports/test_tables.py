@@ -124,6 +124,24 @@ def test_of_a_longer_table_the_best_by_validation_are_shown():
     assert "200.0" in to_markdown(report(*rows)), "the file has all"
 
 
+def test_a_wide_table_says_what_its_cells_mean_and_is_cut_row_by_row_when_long():
+    cells = [
+        row(f"trial {n}, lr {lr}", name=f"trial {n}", scores=(50.0,), point={"training.lr": lr})
+        for n in range(50)
+        for lr in (1, 2)
+    ]
+    wide = replace(report(*cells), across="training.lr")
+    assert to_terminal(wide, whole="x.csv") == to_markdown(wide)
+    lines = to_markdown(wide).splitlines()
+    assert lines[2].split() == ["|", "trial", "|", "lr", "1", "|", "lr", "2", "|"]
+    assert len(lines) == 2 + 2 + 50 + 2
+    assert lines[-1].startswith("Test accuracy in %, mean ± standard deviation over seeds (1); in brackets the change")
+    cells += [row(f"late {n}", scores=(50.0,), name=f"late {n}") for n in range(MOST_ROWS)]
+    cut = to_terminal(replace(wide, rows=cells), whole="x.csv")
+    assert f"The {BEST_ROWS} best by validation; {len(cells) - BEST_ROWS} more rows are in x.csv" in cut
+    assert "against scratch [95 %]" in cut
+
+
 def test_the_csv_has_a_line_for_each_trial_that_ended():
     name, point = "scratch, lr 0.1", {"training.lr": 0.1}
     text = to_csv(
