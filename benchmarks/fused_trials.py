@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 
+from pipeline.computing import compute_here
 from sskt.feeds import ImageSet, ResidentFeed
 from sskt.methods import Facts, Task, get_method
 from sskt.methods.base import SingleTarget
@@ -93,7 +94,7 @@ def pace(step: Callable[[int], object], case: Case) -> float:
 
 def fused(case: Case, threads: int) -> float:
     """Images a second of all trials in one stack."""
-    torch.set_num_threads(threads)
+    compute_here(threads)
     methods, feeds = zip(*(trial(case, number) for number in range(case.lanes)), strict=True)
     stack = Stack(methods)
     return pace(lambda step: stack.step([feed.batch(step) for feed in feeds]), case) * case.batch * case.lanes
@@ -101,13 +102,13 @@ def fused(case: Case, threads: int) -> float:
 
 def alone(case: Case, threads: int) -> float:
     """Images a second of one trial."""
-    torch.set_num_threads(threads)
+    compute_here(threads)
     method, feed = trial(case, 0)
     return pace(lambda step: method.step(feed.batch(step)), case) * case.batch
 
 
 def _beside(case: Case, barrier: Any, rates: Any) -> None:
-    torch.set_num_threads(1)
+    compute_here(1)
     method, feed = trial(case, 0)
     method.step(feed.batch(0))
     barrier.wait()

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from pipeline.caches.shards import Part, ShardJob, make_shard
+from pipeline.computing import compute_here
 from pipeline.planning.experiment import load_experiment
 from pipeline.stages import Stages
 from sskt.sources import Source
@@ -74,7 +75,7 @@ def worker(source: Source, job: ShardJob, shards: range) -> float:
 
 def main() -> None:
     """Take turns shard by shard, and print the medians."""
-    torch.set_num_threads(1)
+    compute_here(1)
     with tempfile.TemporaryDirectory() as folder:
         job, source = prepare(folder, "u8")
         (part,) = job.parts.values()

@@ -28,6 +28,7 @@ from benchmarks.material import made_up, made_up_answers, make_feed
 from benchmarks.sweep_size import SEEDS, plan_of, write_file, write_results
 from cluster.storage import FolderStorage
 from pipeline.caches.labels import Made, commit_shard, read_shard
+from pipeline.computing import compute_here
 from pipeline.packing.pack import pack
 from pipeline.packing.packed import read_packed
 from pipeline.planning.experiment import load_experiment
@@ -196,7 +197,7 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=8, help="times the smallest size")
     parser.add_argument("--only", help="work whose name begins so")
     asked = parser.parse_args()
-    torch.set_num_threads(1)
+    compute_here(1)
     chosen = tuple(growth for growth in GROWTHS if growth.work.startswith(asked.only or ""))
     for line in lines(chosen, most=asked.most):
         print(line, flush=True)

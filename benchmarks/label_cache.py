@@ -17,6 +17,7 @@ import torch
 
 from cluster.storage import FolderStorage
 from pipeline.caches.labels import Made, commit_shard, read_shard
+from pipeline.computing import compute_here
 from pipeline.packing.packed import PoolBlock
 from pipeline.planning.specs import CacheSpec, Labels
 from sskt.answers import Column
@@ -90,7 +91,7 @@ def views_per_second() -> tuple[float, float]:
 
 def main() -> None:
     """Print the table."""
-    torch.set_num_threads(1)
+    compute_here(1)
     print(
         "| classes | encoding | bytes/view | container | M views/s read | M views/s gathered | gathered and decoded |"
     )

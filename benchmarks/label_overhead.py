@@ -15,10 +15,10 @@ import time
 from dataclasses import dataclass, field, replace
 from statistics import median
 
-import torch
 from torch import Tensor
 
 from benchmarks.material import cifar, made_up_answers, make_feed, make_method, turns
+from pipeline.computing import compute_here
 from sskt.feeds import ImageSet, ResidentFeed
 from sskt.methods import Method
 
@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=8, help="of so many steps as a feed draws at once")
     parser.add_argument("--networks", nargs="+", default=("small_cnn", "resnet20"))
     asked = parser.parse_args()
-    torch.set_num_threads(1)
+    compute_here(1)
     images = cifar(asked.folder, rows=ROWS)
     print("ms of a step of 128 images, medians of the rounds\n")
     print("| target | cache | hard | fixed | sskt | labels cost, of hard | lookup, of hard | wait, of sskt |")

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from cluster.resources import Resources
 from cluster.session import start_session, usable_cpus
+from pipeline.computing import compute_here
 from pipeline.planning.experiment import load_experiment
 from pipeline.planning.plan import Plan
 from pipeline.stages import Stages
@@ -148,7 +148,7 @@ def shared_bytes(materials: Materials) -> int:
 
 def main() -> None:
     """Print the table."""
-    torch.set_num_threads(1)
+    compute_here(1)
     with tempfile.TemporaryDirectory() as folder:
         plan, materials = prepare(folder)
         start_session()

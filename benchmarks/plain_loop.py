@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.material import BATCH, CLASSES, IMAGE, cifar, made_up_answers, make_feed, make_method, settings, turns
+from pipeline.computing import compute_here
 from sskt.compiling import lay_channels_last
 from sskt.feeds import ImageSet, ResidentFeed
 from sskt.methods import Method
@@ -173,7 +174,7 @@ def main() -> None:
     parser.add_argument("--source-side", type=int, default=74, help="pixels that the live source sees")
     parser.add_argument("--rounds", type=int, default=5, help="of 10 steps of each side")
     asked = parser.parse_args()
-    torch.set_num_threads(1)
+    compute_here(1)
     images = cifar(asked.folder, rows=ROWS)
     print("| target | training | images/s | of its limit |\n|---|---|---|---|")
     for architecture in asked.networks:

@@ -23,6 +23,7 @@ import torch.distributed as dist
 from torch import multiprocessing, nn
 
 from benchmarks.material import BATCH, made_up, make_feed, make_method
+from pipeline.computing import compute_here
 from pipeline.trials.tied import tied
 from sskt.feeds import ImageSet
 from sskt.methods import Method
@@ -87,7 +88,7 @@ def seconds(side: Side, asked: Asked, rank: int) -> float:
 
 def process(rank: int, asked: Asked, folder: str) -> None:
     """What each process does; the first one prints."""
-    torch.set_num_threads(1)
+    compute_here(1)
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     if asked.device == "cuda":
         torch.cuda.set_device(rank)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.material import cifar
+from pipeline.computing import compute_here
 from pipeline.forecasts.batches import seconds_by_size
 from sskt.fidelity import Fidelity, fidelity
 from sskt.settings import InputSettings, SourceSettings
@@ -89,7 +90,7 @@ def main() -> None:
     parser.add_argument("--sides", type=int, nargs="+", default=(64, 128), help="pixels that the sources see")
     parser.add_argument("--device", default="cpu")
     asked = parser.parse_args()
-    torch.set_num_threads(1)
+    compute_here(1)
     images = cifar(str(Path(asked.folder)), rows=LARGE).images.to(asked.device)
     usual, shorter = USUAL_BATCH[torch.device(asked.device).type], []
     print(f"| source | side | plain, {LARGE} | channels last, {LARGE} | {usual} | best | plain, of {usual} |")

@@ -36,6 +36,7 @@ from pyarrow import fs
 
 from cluster.storage import Storage, open_storage
 from pipeline.columns import read_rows
+from pipeline.computing import compute_here
 from pipeline.packing.pack import _part_bytes, part_rows
 from pipeline.packing.packed import IMAGE_FIELD, PackedDataset, PackedPart, PoolBlock
 from pipeline.tensors import as_tensor
@@ -194,7 +195,7 @@ def drop(files: list[Path]) -> None:
 
 def memory(uri: str, packed: PackedDataset) -> tuple[int, int, int]:
     """Of this process: its resident bytes before a pass, their peak in it, and the bytes of the labels it holds."""
-    torch.set_num_threads(1)
+    compute_here(1)
     outputs, own = labels_of(packed.rows), Path("/proc/self")
     (own / "clear_refs").write_text("5")  # forgets the peak so far
     began = _peak(own)
@@ -250,7 +251,7 @@ def on_a_bucket(folder: Path) -> None:
 
 def main() -> None:
     """Print the tables."""
-    torch.set_num_threads(1)
+    compute_here(1)
     wanted = set(sys.argv[1:]) or {"warm", "cold", "memory", "bucket"}
     print("| images/s | one part after the other | two parts ahead | streamed | ratio | ratio, processor |")
     print("|---|---|---|---|---|---|")

@@ -13,10 +13,10 @@ import argparse
 from collections.abc import Callable
 from statistics import median
 
-import torch
 from torch import nn
 
 from benchmarks.material import made_up, make_feed, make_method, turns
+from pipeline.computing import compute_here
 from sskt.compiling import compile_targets
 from sskt.feeds import ResidentFeed
 from sskt.settings import TargetSettings
@@ -69,7 +69,7 @@ def main() -> None:
         "--compiled", nargs="*", default=("small_cnn", "resnet20"), help="targets that are compiled too"
     )
     asked = parser.parse_args()
-    torch.set_num_threads(1)
+    compute_here(1)
     feed = make_feed(made_up(ROWS), batch=asked.batch)
     print("| target | by itself, ms | channels last | and bfloat16 | compiled |\n|---|---|---|---|---|")
     for target in asked.targets:

@@ -14,13 +14,14 @@ from pathlib import Path
 from cluster.logs import as_json
 from cluster.metrics import export
 
-# Read by Ray when it starts, in this process and in every worker.
+# Read by Ray, or by what its workers compute with, when they start.
 _ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths of an experiment file keep their meaning inside trials
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # Train takes one report per poll; 2 s would stall short epochs
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # a worker without a GPU sees none, and Ray need not warn of it
     "RAY_AIR_NEW_OUTPUT": "0",  # Tune's own tables; ours are shown instead
+    "THP_MEM_ALLOC_ENABLE": "1",  # PyTorch asks the system for large pages; a batch's layers cost a fault for each page
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the command at once; what is finished is kept anyway
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # results are ours; three loggers a trial cost more than small trials
 }

@@ -11,7 +11,6 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
 from cluster.metrics import Traffic, Work, hear, tell, work, working
 from cluster.near import nearby
@@ -21,6 +20,7 @@ from cluster.storage import Storage, open_storage
 from pipeline.caches.segments import read_cache, require_cache
 from pipeline.canonical import canonical, seal, unseal
 from pipeline.columns import read_rows, write_columns
+from pipeline.computing import compute_here
 from pipeline.planning.settings import ResourceSettings
 from pipeline.planning.specs import GraphSpec
 from pipeline.progress import Progress
@@ -60,7 +60,7 @@ def ensure_graphs(storage: Storage, specs: Mapping[str, GraphSpec], *, resources
 
 def make_graph(storage_uri: str, spec: GraphSpec, *, resources: ResourceSettings, work: Work) -> Traffic:
     """Make a graph in a worker; return the requests that took."""
-    torch.set_num_threads(resources.source_threads)
+    compute_here(resources.source_threads)
     storage = open_storage(storage_uri)
     with working(*work):
         _make(storage, spec, near=nearby(storage, resources.node_cache_gb))

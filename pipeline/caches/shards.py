@@ -18,6 +18,7 @@ from cluster.storage import Storage, open_storage
 from pipeline.caches.claims import Claim, claim_key, claimed
 from pipeline.caches.labels import Made, ShardRecord, commit_shard, read_record
 from pipeline.canonical import canonical
+from pipeline.computing import compute_here
 from pipeline.packing.packed import PackedDataset, read_images
 from pipeline.planning.specs import Segment
 from sskt.encodings import get_encoding
@@ -65,7 +66,7 @@ class ShardWriter:
     """A worker: loads each source once, then makes the shards it is given."""
 
     def __init__(self, job: ShardJob) -> None:
-        torch.set_num_threads(job.threads)
+        compute_here(job.threads)
         # Labels are kept for years: no shortened mantissas, no algorithm chosen by a race.
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.deterministic = True

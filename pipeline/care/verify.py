@@ -21,6 +21,7 @@ from pipeline.caches.labels import (
 )
 from pipeline.caches.segments import segments_of
 from pipeline.care.rerun import NOISE, Rerun, choose, run_again
+from pipeline.computing import compute_here
 from pipeline.packing.packed import read_packed
 from pipeline.planning.plan import Plan
 from pipeline.planning.specs import CacheSpec, GraphSpec, Segment
@@ -221,6 +222,6 @@ def _check(plan: Plan, fraction: float, *, cached: bool) -> None:
     resources = plan.experiment.resources
     if cached and fraction and resources.gpus_per_source_worker and not torch.cuda.is_available():
         raise InputError("--rerun: the caches come from a GPU, and there is none here; use --rerun 0")
-    torch.set_num_threads(resources.source_threads)
+    compute_here(resources.source_threads)
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.deterministic = True

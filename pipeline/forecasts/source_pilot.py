@@ -19,6 +19,7 @@ from cluster.storage import FolderStorage, Storage, open_storage
 from pipeline.caches.cache import over_workers
 from pipeline.caches.claims import claim_key, claimed
 from pipeline.caches.labels import Made, commit_shard
+from pipeline.computing import compute_here
 from pipeline.forecasts.batches import SIZES, seconds_by_size
 from pipeline.forecasts.rates import Rates, SourcePace
 from pipeline.packing.packed import PackedDataset, read_images
@@ -88,7 +89,7 @@ class SourcePilot:
     """A worker that measures every source."""
 
     def __init__(self, job: SourceJob) -> None:
-        torch.set_num_threads(job.threads)
+        compute_here(job.threads)
         self.job = job
 
     @cached_property

@@ -4,9 +4,8 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
 from cluster.session import usable_cpus
+from pipeline.computing import compute_here
 from pipeline.planning.experiment import load_experiment
 from pipeline.progress import say
 from pipeline.release.bundle import best_trial, release
@@ -33,7 +32,7 @@ def export_verb(arguments: argparse.Namespace) -> int:
     if arguments.trial is not None and not 0 <= arguments.trial < len(trials):
         raise InputError(f"--trial is {arguments.trial}; the experiment has trials 0 to {len(trials) - 1}")
     planned = best_trial(trials, stages.storage) if arguments.trial is None else trials[arguments.trial]
-    torch.set_num_threads(usable_cpus())
+    compute_here(usable_cpus())
     differences = release(planned, plan, stages.storage, folder=Path(arguments.to))
     told = ", ".join(f"{name} {difference:.1g}" for name, difference in differences.items())
     say(f"export  {planned.trial.label}, seed {planned.trial.seed}: {arguments.to} (logits differ by {told})")
@@ -51,7 +50,7 @@ def predict_verb(arguments: argparse.Namespace) -> int:
     """
     network, card = load_release(Path(arguments.network))
     files = image_files(Path(arguments.images))
-    torch.set_num_threads(usable_cpus())
+    compute_here(usable_cpus())
     with Path(arguments.to).open("w", newline="", encoding="utf-8") as out:
         unread = predict(network, card, files, out=out)
     failed = f", {unread} could not be read" if unread else ""

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pipeline.computing import compute_here
 from sskt.compiling import arrange
 from sskt.feeds import Feed
 from sskt.loop import Metrics
@@ -51,7 +52,7 @@ class Process:
 
 def reset_process(threads: int) -> None:
     """Forget what an earlier trial in the same process may have set."""
-    torch.set_num_threads(threads)
+    compute_here(threads)
     torch.set_default_dtype(torch.float32)
     torch.manual_seed(0)
     torch.backends.cudnn.benchmark = False
