@@ -2,11 +2,14 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from cluster import session
 from cluster.session import usable_cpus, withhold_credentials
+
+LARGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
 def test_processors_are_counted():
@@ -23,6 +26,26 @@ def test_a_running_session_is_joined():
     start_session()
     assert ray.get_runtime_context().get_job_id() == before
     assert ray.cluster_resources()["CPU"] == usable_cpus()
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_tensors_of_workers_lie_in_large_pages():
+    import ray
+
+    if not LARGE_PAGES.is_file() or "[never]" in LARGE_PAGES.read_text():
+        pytest.skip("this system gives none")
+
+    @ray.remote
+    def faults():
+        import resource
+
+        import torch
+
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.empty(128 << 20, dtype=torch.uint8).fill_(1)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    assert ray.get(faults.remote()) < (128 << 20) // 4096 / 4, "a quarter of what small pages would cost"
 
 
 def test_a_start_that_ran_out_of_its_time_is_tried_once_more():
