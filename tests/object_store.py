@@ -300,6 +300,17 @@ def often(share: float, wrong: str, *, concerned: Callable[[str, str], bool] = l
     return lambda method, path: wrong if concerned(method, path) and drawn.random() < share else None
 
 
+def at_first(*wrongs: str, concerned: Callable[[str, str], bool]) -> Rule:
+    """For each path that is concerned: its first request meets the first of what goes wrong, its second the next."""
+    left: dict[str, list[str]] = {}
+
+    def rule(method: str, path: str) -> str | None:
+        coming = left.setdefault(path, list(wrongs)) if concerned(method, path) else []
+        return coming.pop(0) if coming else None
+
+    return rule
+
+
 def away(seconds: float, *, method: str, parts: Sequence[str]) -> Rule:
     """For each of some parts of paths: from the first such request on, nothing is reached for so long."""
     waiting, ends = list(parts), [0.0]
