@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import secrets
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +18,9 @@ from tests.object_store import BUCKET, ObjectStore, forget, running, use
 
 # Read by Ray when it is imported, and by every process the tests start.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+# A shell has its background jobs ignore Ctrl-C, and with them all that they start: `make test` has such a job.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SIZE = 12
 CLASSES = ("dark", "middle", "light")
