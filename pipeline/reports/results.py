@@ -19,6 +19,7 @@ from pipeline.trials.results import read_result
 from sskt.errors import InputError
 
 _TABLE = re.compile(r"<!-- results: (.*?) -->\n(.*?)<!-- end of results -->", re.DOTALL)
+_DONE = re.compile(r"(\d+) of (\d+) trials done")
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def _table(match: re.Match[str]) -> Table:
 
 
 def rendered(page: str, *, say: Say) -> str:
-    """The page with every table as the stored results have it now; those of which nothing is here stay as they are."""
+    """The page with every table as the stored results have it now; those of which more is shown than is here stay."""
 
     def table(match: re.Match[str]) -> str:
         report = _reported(_table(match), say)
@@ -93,17 +94,26 @@ def rendered(page: str, *, say: Say) -> str:
 
 
 def _reported(table: Table, say: Say) -> Report | None:
-    """What is stored of a table; None, and said why, where its results, its data or its sources are elsewhere."""
+    """What is stored of a table; None, and said why, where results, data or sources are elsewhere."""
     try:
         stages = table.stages(lambda line: None)
         report = report_experiment(stages.pack(), stages.storage)
     except InputError as error:
         say(f"results {table.file}: left alone: {error}")
         return None
-    if any(row.scores for row in report.rows):
+    done, planned = _done(report.title)
+    shown, _ = _done(table.text)
+    if done == planned or (done > 0 and done >= shown):
         return report
-    say(f"results {table.file}: left alone: none of its results is on {stages.storage.uri!r}")
+    here = f"only {done} of its results, of which it shows {shown}, are" if done else "none of its results is"
+    say(f"results {table.file}: left alone: {here} on {stages.storage.uri!r}")
     return None
+
+
+def _done(text: str) -> tuple[int, int]:
+    """How many trials a table's title says are done, and of how many."""
+    found = _DONE.search(text)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
 def try_again(page: str, *, rows: int, seeds: int, draw: int, say: Say) -> list[Tried]:

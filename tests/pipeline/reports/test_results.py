@@ -1,5 +1,7 @@
 """A page of results follows what is stored, and its rows are held against new trainings."""
 
+import re
+
 import pytest
 
 from pipeline.planning.experiment import LAPTOP
@@ -75,6 +77,24 @@ def test_tables_whose_results_or_data_are_elsewhere_stay(results_page, tmp_path)
     assert said[1].startswith(f"results {table.file}: left alone: dataset.path ")
     assert len(said) == 2
     assert [one.name for one in try_again(moved + new, rows=5, seeds=1, draw=0, say=said.append)] != []
+
+
+def test_a_table_that_shows_more_than_is_stored_stays(results_page):
+    said: list[str] = []
+    new = written(results_page)
+    (table,) = tables(new)
+    stages = table.stages(lambda line: None)
+    planned = stages.pack().trials[0]
+    stages.storage.delete(f"results/{planned.run_key}.json")
+    assert written(new, said) == new
+    with pytest.raises(InputError):
+        try_again(new, rows=1, seeds=1, draw=0, say=said.append)
+    left = (
+        f"results {table.file}: left alone: only 3 of its results, of which it shows 4, are on {stages.storage.uri!r}"
+    )
+    assert said == [left, left]
+    fewer = re.sub(r"\d+ of (\d+) trials", r"2 of \1 trials", new)
+    assert "; 3 of 4 trials done" in written(fewer), "what has grown is written, complete or not"
 
 
 def test_rows_are_trained_again_with_seeds_that_are_new(results_page):
