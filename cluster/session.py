@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from types import FrameType
 
 from cluster.logs import as_json
 from cluster.metrics import export
@@ -40,7 +41,7 @@ def start_session() -> None:
 
     if ray.is_initialized():
         return
-    with _own_termination():
+    with _held_back():
         if is_local():
             _keep_token_private()
             # No dashboard: nothing here asks it. What a stopped Ray Train run held is given back in
@@ -64,12 +65,34 @@ def _patiently(start: Callable[[], object]) -> None:
 
 
 @contextmanager
-def _own_termination() -> Iterator[None]:
-    """Ray puts a handler of its own on SIGTERM; where the command has one, that stays."""
-    handler = signal.getsignal(signal.SIGTERM)
-    yield
-    if callable(handler) and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, handler)
+def _held_back() -> Iterator[None]:
+    """Have interrupts wait until Ray has started; the second gets through.
+
+    One that comes while Ray makes its core worker leaves a worker that Ray knows nothing of and does not stop: its
+    threads take the process down when it ends. Ray also puts a handler of its own on SIGTERM; where the command has
+    one, that stays.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
+    handlers = {number: handler for number in numbers if callable(handler := signal.getsignal(number))}
+    held: list[int] = []
+
+    def hold(number: int, frame: FrameType | None) -> None:
+        if held:
+            handlers[number](number, frame)
+        held.append(number)
+
+    for number in handlers:
+        signal.signal(number, hold)
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if held:
+            signal.raise_signal(held[0])
 
 
 def _keep_token_private() -> None:

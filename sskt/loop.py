@@ -71,6 +71,8 @@ class Progress:
     seconds: float = 0.0
     waited: float = 0.0
     """Seconds of these that the host waited for batches."""
+    earlier: float = 0.0
+    """Seconds of these that passed in processes before this one, which left, or were lost after a saved state."""
     label_rows: int = 0
     history: list[Metrics] = field(default_factory=list)
     step: int = 0
@@ -202,6 +204,7 @@ def _resume(method: Method, feed: Feed, context: Context) -> Progress:
     set_random_state(state["random"], context.device)
     progress = Progress(**{name: state[name] for name in ("epoch", "seconds", "label_rows", "history")})
     progress.step, progress.waited = state.get("step", 0), state.get("waited", 0.0)  # older states: whole epochs
+    progress.earlier = progress.seconds
     for name, by_process in state.get("sums", {}).items():
         mine = by_process[feed.share.rank] if len(by_process) == feed.share.world else by_process.mean()
         progress.sums[name] = mine.to(context.device)

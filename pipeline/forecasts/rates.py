@@ -8,7 +8,7 @@ from cluster.storage import Storage
 from pipeline.caches.segments import open_cache
 from pipeline.forecasts.work import Training, kind_of, steps_of
 from pipeline.planning.plan import Plan
-from pipeline.trials.results import Result, existing_results, read_results
+from pipeline.trials.results import Result, existing_results, read_results, seconds_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +83,7 @@ def result_paces(plan: Plan, storage: Storage) -> dict[str, list[float]]:
         spec = result["spec"]
         if spec["dataset"] != plan.packed.fingerprint:
             return None
-        return kind_of(spec["trial"]), result["seconds"] / steps_of(spec["trial"]["training"], plan.packed)
+        return kind_of(spec["trial"]), seconds_of(result) / steps_of(spec["trial"]["training"], plan.packed)
 
     paces: dict[str, list[float]] = {}
     for kind, seconds in read_results(storage, sorted(existing_results(storage)), reduce=pace).values():

@@ -12,7 +12,7 @@ from pipeline.planning.space import Point
 from pipeline.reports.costs import Cost, Used, cost_of
 from pipeline.statistics import Change, Summary, compare, correct, summarise
 from pipeline.sweeps.search import search_lines, stopped_early, table_trials, tried_trials
-from pipeline.trials.results import Failure, Result, Stopped, existing_results, read_failures, read_results
+from pipeline.trials.results import Failure, Result, Stopped, existing_results, read_failures, read_results, seconds_of
 from sskt.metrics import main_metric
 
 SCRATCH, PLAIN_KD = "scratch", "kd"
@@ -175,7 +175,7 @@ def make_report(
 def _keep(result: Result) -> Kept:
     metric, lineage, history = result["metric"], result.get("lineage"), result.get("history", ())
     best = max((metrics[f"validation_{metric}"] for metrics in history), default=None)
-    seconds, processes = result["seconds"], result.get("processes", 1)
+    seconds, processes = seconds_of(result), result.get("processes", 1)
     return Kept(
         test=result["test"][metric],
         validation=result["validation"][metric],

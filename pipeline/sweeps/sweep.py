@@ -45,6 +45,12 @@ from pipeline.trials.telling import named
 from pipeline.trials.trials import Materials, gather_materials
 from pipeline.trials.tuning import TRIES, Fixed, Supply
 from sskt.errors import SsktError
+from sskt.networks.tapped import imitates_bfloat16
+
+SLOWED = (
+    "this processor has no instructions for bfloat16 and trains several times as slow in it; float32 is quicker: "
+    "--set target.precision=float32"
+)
 
 
 @dataclass
@@ -97,6 +103,8 @@ class Sweep:
         self.say(f"sweep   {total} trials to run: {runner}, {reason}; {demand.at_once} side by side")
         for line in where_told(log_to) if log_to else ():
             self.say(f"sweep   {line}")
+        if is_slowed(self.plan):
+            self.say(f"sweep   {SLOWED}")
         loggers = partial(make_loggers, log_to, name, say=self.say) if log_to else None
         with Progress("sweep", total=total, unit="trials") as progress:
             standings = Standings(progress)
@@ -186,6 +194,12 @@ def choose_runner(
     return "packed", "each in one process that is used again"
 
 
+def is_slowed(plan: Plan) -> bool:
+    """Whether trials will run on this machine's processor in a precision it has no instructions for."""
+    on_processor = is_local() and not plan.experiment.resources.trial.gpus
+    return on_processor and plan.experiment.target.precision == "bfloat16" and imitates_bfloat16()
+
+
 def make_demand(resources: ResourceSettings, runner: RunnerName) -> Demand:
     """What trials ask for, and how many of them fit; starts the session that is needed."""
     demand = Demand(
@@ -247,6 +261,8 @@ def run_one(
     materials = gather_materials(plan, storage, [planned])
     demand = make_demand(plan.experiment.resources, "plain" if in_process else "train")
     demand = replace(demand, profiled=profiled)
+    if is_slowed(plan):
+        say(f"train   {SLOWED}")
     while True:
         ended = run_plain(planned, materials, demand) if in_process else _trained(planned, materials, demand, say=say)
         if ended.state == "busy":

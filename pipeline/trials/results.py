@@ -69,6 +69,11 @@ def read_results(storage: Storage, run_keys: Iterable[str], *, reduce: Callable[
     return _each(read, run_keys)
 
 
+def seconds_of(result: Result) -> float:
+    """How long a training took in all processes that had a part in it, less what was lost with one."""
+    return float(result["seconds"]) + float(result.get("earlier_seconds", 0.0))  # results of before lack it
+
+
 def write_result(storage: Storage, run_key: str, result: Result) -> None:
     """Record a finished training. If another process finished the same one first, its result stands."""
     storage.create(_result_key(run_key), canonical(result).encode())

@@ -243,6 +243,7 @@ def describe(
         "training_seconds": round(progress.seconds, 3),
         "waited_seconds": round(progress.waited, 3),
         "seconds": round(seconds, 3),
+        "earlier_seconds": round(progress.earlier, 3),
         "processes": process.world,
         "side_by_side": process.side_by_side,
         **({"fused": process.fused} if process.fused > 1 else {}),

@@ -21,6 +21,15 @@ _HEAD_INPUT = "the head"
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """What `precision` says a network computes in, where that is not the precision of its weights."""
 
+_BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")
+"""Instructions for it, of x86 and of ARM."""
+
+
+def imitates_bfloat16() -> bool:
+    """Whether this machine's processor computes in it by converting: several times as slow as in float32."""
+    has = torch.cpu.get_capabilities()
+    return not any(has.get(name) for name in _BFLOAT16)
+
 
 class Features(NamedTuple):
     """What a network makes of a batch. taps: [B, C_i, H_i, W_i] each; embedding: [B, D]; logits: [B, classes]."""

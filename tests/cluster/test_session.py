@@ -1,5 +1,6 @@
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -66,6 +67,45 @@ def test_a_start_that_ran_out_of_its_time_is_tried_once_more():
     with pytest.raises(RuntimeError, match="no such"):
         session._patiently(broken)
     assert len(tried) == 3
+
+
+INTERRUPTED_START = """
+import os, signal
+import ray
+from ray import _raylet
+from cluster.session import start_session
+
+make = _raylet.CoreWorker
+
+def interrupted(*given, **named):
+    made = make(*given, **named)
+    os.kill(os.getpid(), signal.SIGINT)
+    return made
+
+_raylet.CoreWorker = interrupted
+try:
+    start_session()
+except KeyboardInterrupt:
+    print("interrupted,", "started" if ray.is_initialized() else "half started")
+"""
+
+
+@pytest.mark.ray
+def test_an_interrupt_waits_until_a_session_has_started():
+    ran = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_START], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (ran.returncode, ran.stdout) == (0, "interrupted, started\n"), ran.stderr
+
+
+def test_a_second_interrupt_does_not_wait():
+    with pytest.raises(KeyboardInterrupt), session._held_back():
+        signal.raise_signal(signal.SIGINT)
+        reached = True
+        signal.raise_signal(signal.SIGINT)
+        reached = False
+    assert reached
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_looking_at_the_module_starts_nothing():

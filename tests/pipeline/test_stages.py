@@ -36,6 +36,18 @@ def test_a_profile_is_kept_with_the_result_and_told_again(experiment_file):
     assert said[-1] == "profile no profile was taken when this was trained"
 
 
+def test_a_precision_that_slows_this_processor_down_is_said_before_training(experiment_file, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    for number, (precision, imitated) in enumerate([("bfloat16", True), ("bfloat16", False), ("float32", True)]):
+        monkeypatch.setattr("pipeline.sweeps.sweep.imitates_bfloat16", lambda imitated=imitated: imitated)
+        said: list[str] = []
+        changes = [f"target.precision={precision}", f"seeds=[{number}]"]
+        stages = Stages(load_experiment(str(experiment_file), changes=changes), said.append)
+        plan = stages.pack()
+        stages.train(plan.trials[0], plan, in_process=True)
+        assert ("--set target.precision=float32" in said[1]) == (number == 0)
+
+
 def test_only_a_trained_network_can_be_exported(experiment_file, tmp_path):
     stages = Stages(load_experiment(str(experiment_file)), lambda line: None)
     plan = stages.pack()

@@ -30,8 +30,8 @@ def starting(lines, start):
     return [line for line in lines if line.startswith(start)]
 
 
-def record(storage, planned, *, seconds):
-    write_result(storage, planned.run_key, {"spec": planned.spec, "seconds": seconds})
+def record(storage, planned, *, seconds, **more):
+    write_result(storage, planned.run_key, {"spec": planned.spec, "seconds": seconds} | more)
 
 
 def test_before_the_data_are_packed_it_names_the_trials_and_makes_nothing(experiment_file, capsys, tmp_path):

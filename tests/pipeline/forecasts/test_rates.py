@@ -7,7 +7,7 @@ from tests.pipeline.trials.test_trials import prepared
 def test_finished_work_tells_what_it_took(experiment_file):
     plan, storage = prepared(experiment_file)
     record(storage, plan.trials[0], seconds=6.0)
-    record(storage, plan.trials[1], seconds=12.0)
+    record(storage, plan.trials[1], seconds=8.0, earlier_seconds=4.0)
     rates = found_rates(plan, storage)
     kind = kind_of(plan.trials[0].spec["trial"])
     assert rates.paces == {kind: Pace(step=9.0 / STEPS)}

@@ -73,7 +73,7 @@ def test_the_title_names_all_that_the_rows_have(prepared, experiment_file):
 def test_rows_hold_mean_spread_number_and_paired_change(prepared):
     plan, storage = prepared
     for planned, score in zip(plan.trials, (80.0, 82.0, 84.0, 84.0, 85.0, 89.0), strict=True):
-        record(storage, planned, score, validation=score - 3 * planned.trial.seed)
+        record(storage, planned, score, validation=score - 3 * planned.trial.seed, earlier_seconds=planned.trial.seed)
     report = make_report(plan, storage)
     scratch, sskt = report.rows
     assert scratch.scores == {0: 80.0, 1: 82.0, 2: 84.0}
@@ -82,7 +82,7 @@ def test_rows_hold_mean_spread_number_and_paired_change(prepared):
     assert scratch.change is None
     # Differences 4, 3, 5: mean 4, s = 1, reach 4.3027 / sqrt(3) = 2.484.
     assert (sskt.change.low, sskt.change.mean, sskt.change.high) == pytest.approx((1.516, 4.0, 6.484), abs=1e-3)
-    assert report.cost.training_seconds == 12.0
+    assert report.cost.training_seconds == 12.0 + 2 * (0 + 1 + 2)
     assert report.cost.passes_saved == 600
 
 

@@ -12,7 +12,7 @@ from pipeline.planning.experiment import load_experiment
 from pipeline.stages import Stages
 from pipeline.trials import attempts
 from pipeline.trials.attempts import Ended, attempt, is_out_of_memory, trial_claim
-from pipeline.trials.results import read_failure, read_result
+from pipeline.trials.results import read_failure, read_result, seconds_of
 from pipeline.trials.trials import Process, gather_materials
 from sskt.errors import DivergedError, LeavingError
 
@@ -130,7 +130,7 @@ def test_an_error_that_nobody_expected_ends_the_process_and_gives_the_claim_up(s
 def test_a_trial_that_leaves_gives_its_claim_up_and_goes_on_in_another_process(scratch):
     planned, materials, storage = scratch
     whole = dataclasses.replace(attempt(planned, materials, CPU), seconds=0)
-    history = read_result(storage, planned.run_key)["history"]
+    undisturbed = read_result(storage, planned.run_key)
     storage.delete(f"results/{planned.run_key}.json")
     asked = iter([False] * 6 + [True])
     left = attempt(planned, materials, dataclasses.replace(CPU, leaving=lambda: next(asked)))
@@ -142,7 +142,10 @@ def test_a_trial_that_leaves_gives_its_claim_up_and_goes_on_in_another_process(s
         f"checkpoints/{planned.run_key}/epoch-000001-step-000002",
     ]
     assert dataclasses.replace(attempt(planned, materials, CPU), seconds=0) == whole
-    assert read_result(storage, planned.run_key)["history"] == history
+    result = read_result(storage, planned.run_key)
+    assert result["history"] == undisturbed["history"]
+    assert undisturbed["earlier_seconds"] == 0 < result["earlier_seconds"] < result["training_seconds"]
+    assert seconds_of(result) == result["seconds"] + result["earlier_seconds"] > result["training_seconds"]
     assert list(storage.keys("checkpoints")) == []
 
 

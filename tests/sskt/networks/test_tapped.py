@@ -1,7 +1,9 @@
 """Taps on classifiers of any kind."""
 
 import copy
+import re
 import weakref
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sskt.errors import InputError
 from sskt.networks.preprocess import Preprocess, Preprocessing
-from sskt.networks.tapped import TappedNetwork, last_linear
+from sskt.networks.tapped import TappedNetwork, imitates_bfloat16, last_linear
 
 PREPROCESS = Preprocess(Preprocessing(channels=1, size=None, mean=(0.5,), std=(0.5,)))
 
@@ -75,6 +77,30 @@ def test_what_is_computed_in_half_the_bits_is_given_in_all_of_them():
         assert 0 < (one - other).abs().max() < 0.05
     rounded.logits.sum().backward()
     assert all(weight.grad is None or weight.grad.dtype == torch.float32 for weight in half.parameters())
+
+
+@pytest.mark.parametrize(
+    ("has", "imitates"),
+    [
+        ({"architecture": "x86_64", "avx2": True}, True),
+        ({"avx512_f": True, "avx512_bf16": False, "amx_bf16": False}, True),
+        ({"avx512_bf16": True, "amx_bf16": False}, False),
+        ({"avx512_bf16": False, "amx_bf16": True}, False),
+        ({"architecture": "aarch64", "bf16": True}, False),
+        ({"architecture": "aarch64", "bf16": False}, True),
+    ],
+)
+def test_a_processor_without_instructions_for_bfloat16_imitates_it(has, imitates, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
+    assert imitates_bfloat16() == imitates
+
+
+def test_torch_says_of_this_processor_what_the_system_says():
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.is_file():
+        pytest.skip("this system has no such file")
+    flags = set(re.findall(r"\w+", cpuinfo.read_text()))
+    assert imitates_bfloat16() == flags.isdisjoint({"avx512_bf16", "amx_bf16", "bf16"})
 
 
 def test_gradients_flow_back_through_taps():
