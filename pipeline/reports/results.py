@@ -30,6 +30,12 @@ class Table:
     changes: tuple[str, ...]
     text: str
 
+    @property
+    def name(self) -> str:
+        """Its file, and where it shows something what that is called."""
+        called = self.text.strip().partition(":")[0]
+        return f"{self.file}, {called}" if called else self.file
+
     def stages(self, say: Say, *further: str) -> Stages:
         """The stages of its experiment."""
         return Stages(load_experiment(self.file, changes=[*self.changes, *further]), say)
@@ -99,14 +105,14 @@ def _reported(table: Table, say: Say) -> Report | None:
         stages = table.stages(lambda line: None)
         report = report_experiment(stages.pack(), stages.storage)
     except InputError as error:
-        say(f"results {table.file}: left alone: {error}")
+        say(f"results {table.name}: left alone: {error}")
         return None
     done, planned = _done(report.title)
     shown, _ = _done(table.text)
     if done == planned or (done > 0 and done >= shown):
         return report
     here = f"only {done} of its results, of which it shows {shown}, are" if done else "none of its results is"
-    say(f"results {table.file}: left alone: {here} on {stages.storage.uri!r}")
+    say(f"results {table.name}: left alone: {here} on {stages.storage.uri!r}")
     return None
 
 

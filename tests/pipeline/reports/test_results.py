@@ -73,8 +73,8 @@ def test_tables_whose_results_or_data_are_elsewhere_stay(results_page, tmp_path)
     moved = new.replace("--set ", f"--set storage={tmp_path}/other --set ", 1)
     gone = new.replace("--set ", f"--set 'dataset={{kind: folder, path: {tmp_path}/gone}}' --set ", 1)
     assert written(moved + gone + new, said) == moved + gone + new
-    assert said[0] == f"results {table.file}: left alone: none of its results is on '{tmp_path}/other'"
-    assert said[1].startswith(f"results {table.file}: left alone: dataset.path ")
+    assert said[0] == f"results {table.name}: left alone: none of its results is on '{tmp_path}/other'"
+    assert said[1].startswith(f"results {table.name}: left alone: dataset.path ")
     assert len(said) == 2
     assert [one.name for one in try_again(moved + new, rows=5, seeds=1, draw=0, say=said.append)] != []
 
@@ -90,7 +90,7 @@ def test_a_table_that_shows_more_than_is_stored_stays(results_page):
     with pytest.raises(InputError):
         try_again(new, rows=1, seeds=1, draw=0, say=said.append)
     left = (
-        f"results {table.file}: left alone: only 3 of its results, of which it shows 4, are on {stages.storage.uri!r}"
+        f"results {table.name}: left alone: only 3 of its results, of which it shows 4, are on {stages.storage.uri!r}"
     )
     assert said == [left, left]
     fewer = re.sub(r"\d+ of (\d+) trials", r"2 of \1 trials", new)
