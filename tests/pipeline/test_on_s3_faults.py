@@ -14,7 +14,7 @@ import pytest
 
 from cluster.storage import Storage, open_storage
 from tests.conftest import write_experiment
-from tests.object_store import Proxy, away, often, proxy_of, use
+from tests.object_store import Proxy, at_first, away, often, proxy_of, use
 from tests.pipeline.sweeps.test_sweep import content, table
 from tests.pipeline.sweeps.test_sweep_survives import figures
 from tests.processes import finish
@@ -26,7 +26,7 @@ FAULTS = {
     "busy": often(0.3, "503"),
     "requests cut": often(0.3, "cut"),
     "answers cut": often(0.3, "half"),
-    "answers truncated": often(0.3, "short", concerned=lambda method, path: method == "GET" and "?" not in path),
+    "answers truncated": at_first("short", "short", concerned=lambda method, path: method == "GET" and "?" not in path),
     "answers lost": often(0.3, "lost"),
     "stalls": often(0.1, "stall"),
 }

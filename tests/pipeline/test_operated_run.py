@@ -31,7 +31,7 @@ import ray
 from ray._private.worker import _global_node
 node = ray.nodes()[0]
 address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
-end = time.monotonic() + 30
+end, same = time.monotonic() + 60, []
 while time.monotonic() < end:
     time.sleep(1)
     with urllib.request.urlopen(address, timeout=10) as answer:
@@ -39,7 +39,9 @@ while time.monotonic() < end:
     seen = [float(line.split()[-1]) for line in text.splitlines() if line.startswith("ray_sskt_train_samples_total")]
     requests = [float(line.split()[-1]) for line in text.splitlines() if line.startswith("ray_sskt_s3_requests_total")]
     from cluster.metrics import traffic
-    if sum(seen) >= int(sys.argv[2]) and sum(requests) >= traffic().requests:
+    same = [*same, sum(requests)] if same and same[-1] == sum(requests) else [sum(requests)]
+    # What workers ask for last the driver is not told of: several reports of theirs have to say the same.
+    if sum(seen) >= int(sys.argv[2]) and sum(requests) >= traffic().requests and len(same) > 5:
         break
 print(_global_node.get_session_dir_path(), text, sep="\\n", end="")
 """
