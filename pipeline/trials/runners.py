@@ -31,6 +31,7 @@ from pipeline.trials.tuning import (
     final_report,
     leave,
     place_of,
+    told_by_train,
     tune_all,
 )
 from sskt.errors import InputError
@@ -176,12 +177,11 @@ def run_distributed(
 
 def _distributed_trial(config: dict[str, Any], *, shared: list[Any], demand: Demand) -> None:
     from ray import tune
-    from ray.tune.integration.ray_train import TuneReportCallback
 
     def report(ended: Ended) -> None:
         tune.report(final_report(ended))
 
-    callbacks, errand = (TuneReportCallback(),), config["errand"]
+    callbacks, errand = (told_by_train(),), config["errand"]
     report(run_train(config["planned"], shared, demand, left=report, callbacks=callbacks, errand=errand))
 
 

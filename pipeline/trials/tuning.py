@@ -1,6 +1,7 @@
 """Trials in the hands of Ray Tune: what is run next, and how each one ended."""
 
 import logging
+import os
 import secrets
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
@@ -250,10 +251,41 @@ def _make_callback(supply: Supply, tell: Callable[[Ended], None]) -> Any:
 
 def give_back(place: str) -> None:
     """Free what the workers of a Ray Train run held that was stopped: Ray itself does so only by way of a dashboard."""
-    from ray._raylet import PlacementGroupID
-    from ray.util.placement_group import PlacementGroup, remove_placement_group
+    from ray.util.placement_group import remove_placement_group
 
-    remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(place))))
+    remove_placement_group(_group(place))
+
+
+def told_by_train() -> Any:
+    """What tells Tune of the epochs of a Ray Train run, in the actor that controls it."""
+    from ray.tune.integration.ray_train import TuneReportCallback  # only inside a session
+    from ray.util.placement_group import placement_group_table
+
+    class Told(TuneReportCallback):
+        """Ends the run too, where its place was given back.
+
+        Tune kills one that it stops after half a minute; until then it would take other places for new workers, and
+        the last of them would never be free again.
+        """
+
+        place = ""
+
+        def after_report(self, run_context: Any, metrics: Any, checkpoint: Any) -> None:
+            self.place = metrics[0][PLACE]
+            super().after_report(run_context, metrics, checkpoint)
+
+        def after_exception(self, run_context: Any, worker_exceptions: Any) -> None:
+            if self.place and placement_group_table(_group(self.place))["state"] == "REMOVED":
+                os._exit(0)
+
+    return Told()
+
+
+def _group(place: str) -> Any:
+    from ray._raylet import PlacementGroupID
+    from ray.util.placement_group import PlacementGroup
+
+    return PlacementGroup(PlacementGroupID(bytes.fromhex(place)))
 
 
 def state_of_death(reason: str) -> State:
