@@ -90,7 +90,7 @@ def nearly(one, other, *, relative=1e-5, path=""):
 
 
 def timeless(state):
-    return state | {"seconds": 0, "waited": 0}
+    return state | {"seconds": 0, "waited": 0, "earlier": 0}
 
 
 THREE = (
