@@ -4,6 +4,7 @@ import time
 
 import pytest
 import ray
+from ray.util.placement_group import placement_group_table
 
 from pipeline.planning.experiment import load_experiment
 from pipeline.reports.report import report_experiment
@@ -87,13 +88,17 @@ def test_populations_that_are_killed_go_on(experiment_file):
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(("runner", "behind"), [("packed", "1.0e-9, 2.0e-9, 3.0e-9, 4.0e-9"), ("train", "1.0e-9")])
 def test_what_falls_behind_is_stopped_and_the_best_is_trained_with_all_seeds(experiment_file, runner, behind):
+    before = len(placement_group_table())
     plan, storage = swept(
         experiment_file,
         f"resources.runner={runner}",
         f"search={{by: grid, axes: {{training.lr: [0.1, 0.05, {behind}]}}}}",
         "scheduler={kind: asha, factor: 2}",
     )
-    assert {one.state for one in tried(plan, storage, 0)} == {"done", "stopped"}
+    trials = tried(plan, storage, 0)
+    assert {one.state for one in trials} == {"done", "stopped"}
+    places = len(placement_group_table()) - before
+    assert places <= 2 * (len(trials) + 1), "Tune and Train ask for one each; one that was stopped for no other"
     stopped = stopped_trials(storage, search_id(plan, 0)).values()
     assert all(one.epoch < one.epochs == 6 for one in stopped)
     best = chosen(plan, storage, 0).planned

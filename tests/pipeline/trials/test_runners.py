@@ -11,7 +11,7 @@ from pipeline.planning.experiment import load_experiment
 from pipeline.stages import Stages
 from pipeline.sweeps import fusing
 from pipeline.trials.results import read_failure, read_result
-from pipeline.trials.runners import Demand, run_packed, run_plain, run_populations, run_train
+from pipeline.trials.runners import Demand, run_distributed, run_packed, run_plain, run_populations, run_train
 from pipeline.trials.trials import gather_materials
 from pipeline.trials.tuning import TRIES, Fixed
 from sskt.errors import InputError
@@ -38,10 +38,10 @@ def alone(planned, storage, materials):
     return result
 
 
-def by_tune(trials, materials, demand=TWO_AT_ONCE):
+def by_tune(trials, materials, demand=TWO_AT_ONCE, run=run_packed):
     """How trials ended, by run key."""
     ends = []
-    run_packed(Fixed(trials), demand, ends.append, materials=materials)
+    run(Fixed(trials), demand, ends.append, materials=materials)
     assert len(ends) == len(trials)
     return {ended.planned.run_key: ended for ended in ends}
 
@@ -134,7 +134,9 @@ def test_a_diverged_training_is_one_error_on_all_processes(experiment_file):
     assert "no longer finite" in read_failure(storage, plan.trials[2].run_key).reason
 
 
-@pytest.mark.parametrize("runner", ["tune", pytest.param("train", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "runner", ["tune", *(pytest.param(name, marks=pytest.mark.slow) for name in ("train", "both"))]
+)
 def test_a_process_that_dies_is_replaced_and_goes_on_from_the_checkpoint(experiment_file, tmp_path, runner):
     lives = tmp_path / "lives"
     lives.mkdir()
@@ -146,6 +148,8 @@ def test_a_process_that_dies_is_replaced_and_goes_on_from_the_checkpoint(experim
     (lives / "life-0").touch()
     if runner == "tune":
         by_tune([planned], materials)
+    elif runner == "both":
+        by_tune([planned], materials, DEMAND, run=run_distributed)
     else:
         by_train(planned, storage, materials, DEMAND)
     assert list(lives.iterdir()) == []
