@@ -92,7 +92,10 @@ def to_parquet(report: Report) -> bytes:
     """The same lines; numbers stay numbers."""
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table(columns(report)), sink)
-    return sink.getvalue().to_pybytes()
+    written = sink.getvalue().to_pybytes()
+    del sink
+    pa.default_memory_pool().release_unused()  # Arrow would keep megabytes for more, and there is none
+    return written
 
 
 def to_json(report: Report) -> str:
