@@ -5,7 +5,8 @@ caches/<id>/views-<first>-<stop>/shard-00000.claim     while the shard is being 
 A claim that no longer changes is dead. Each observer measures that by a clock of its own: clocks of different machines
 are never compared. It removes the dead claim, and whoever creates the next one has the shard. Where two observers do so
 at once, or a builder wakes up after it was given up, work may be done twice, which is harmless: a builder whose claim
-is no longer its own publishes nothing, and should two publish all the same, they publish the same bytes.
+is no longer its own publishes nothing, and should two publish all the same, they publish the same bytes. A training
+whose claim is no longer its own ends with the state that it then saves.
 """
 
 import os
@@ -23,11 +24,16 @@ from cluster.metrics import count
 from cluster.storage import Storage, StorageError
 from pipeline.canonical import seal, unseal
 from pipeline.planning.specs import Segment
+from sskt.errors import SsktError
 
 BEAT = 5.0
 """Seconds from one sign of life to the next: one small object for each shard that is being made."""
 LEASE = 30.0
 """Seconds without one after which a builder counts as dead; several beats, for machines and storages stall."""
+
+
+class TakenOverError(SsktError):
+    """What was done under a claim is another's by now."""
 
 
 def claim_key(segment: Segment, shard: int) -> str:
@@ -47,18 +53,30 @@ class Claim:
     beats: int = 0
     lost: bool = False
     """Whether others were seen to have given it up."""
+    seen: float = 0.0
+    """When it was last known to be ours."""
 
     def take(self) -> bool:
         """Create it; say whether the shard was free."""
+        self.seen = time.monotonic()
         return self.storage.create(self.key, self._content())
 
     def held(self) -> bool:
         """Whether it is still ours."""
+        asked = time.monotonic()
         ours = _read(self.storage.read(self.key)).get("builder") == self.builder
-        if not ours and not self.lost:
+        if ours:
+            self.seen = asked
+        elif not self.lost:
             self.lost = True
             count("sskt_claims_lost")
         return ours
+
+    def insist(self) -> None:
+        """Raise where others have it by now; ask the storage only where beats have failed, or come late."""
+        late = time.monotonic() - self.seen > 2 * BEAT
+        if self.lost or (late and not self.held()):
+            raise TakenOverError(f"{self.key} was given up while it was out of reach, and others go on with it")
 
     def beat(self) -> None:
         """Give a sign of life; what was taken over stays as it is."""

@@ -10,7 +10,7 @@ import torch
 
 from cluster.metrics import working
 from cluster.storage import Storage, open_storage
-from pipeline.caches.claims import Watch, claimed
+from pipeline.caches.claims import Claim, TakenOverError, Watch, claimed
 from pipeline.planning.plan import PlannedTrial
 from pipeline.trials.results import Result, read_result, write_failure
 from pipeline.trials.telling import STAGE, training
@@ -57,13 +57,15 @@ def attempting(planned: PlannedTrial, materials: Materials, process: Process) ->
     """What `attempt` does, step by step."""
     with (
         working(experiment=materials.experiment, stage=STAGE),
-        under_claim(planned, materials.storage_uri, errand=process.errand) as ended,
+        under_claim(planned, materials.storage_uri, errand=process.errand) as claim,
     ):
-        return ended or (yield from settling(planned, materials, process))
+        if isinstance(claim, Ended):
+            return claim
+        return (yield from settling(planned, materials, replace(process, saved=claim.insist)))
 
 
 @contextmanager
-def under_claim(planned: PlannedTrial, storage_uri: str, *, errand: str = "") -> Iterator[Ended | None]:
+def under_claim(planned: PlannedTrial, storage_uri: str, *, errand: str = "") -> Iterator[Claim | Ended]:
     """Hold the claim of a trial; where that is not for us, give how it ended before, or that another run trains it."""
     storage, key = open_storage(storage_uri), trial_claim(planned.run_key)
     found = read_result(storage, planned.run_key)
@@ -73,7 +75,7 @@ def under_claim(planned: PlannedTrial, storage_uri: str, *, errand: str = "") ->
         yield Ended(planned=planned, state="busy")
     else:
         with claimed(storage, [key], errand=errand) as claims:
-            yield None if claims else Ended(planned=planned, state="busy")
+            yield claims.get(key) or Ended(planned=planned, state="busy")
 
 
 def settle(planned: PlannedTrial, materials: Materials, process: Process) -> Ended:
@@ -90,6 +92,8 @@ def settling(planned: PlannedTrial, materials: Materials, process: Process) -> S
             return done(planned, (yield from trial_steps(planned, materials, watched)))
     except LeavingError as error:
         return Ended(planned=planned, state="leaving", reason=str(error))
+    except TakenOverError as error:
+        return Ended(planned=planned, state="busy", reason=str(error))
     except SsktError as error:
         return _failed(planned, storage, error, process=process)
     except (RuntimeError, MemoryError) as error:

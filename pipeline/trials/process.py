@@ -32,6 +32,8 @@ class Process:
     """Called at every sign of life."""
     waiting: Callable[[Callable[..., None]], Callable[..., None]] = lambda call: call
     """Wraps what waits for a storage, that may be away for a while, and gives no sign of life meanwhile."""
+    saved: Callable[[], None] = lambda: None
+    """Called after every state that was saved; raises where somebody else goes on from it."""
     hung_after: float | None = None
     """Seconds without one after which the process ends itself, to be started anew; None where nobody would start it."""
     errand: str = ""

@@ -234,8 +234,8 @@ def run_train(
             left(replace(ended, reason=f"a node that goes, {ended.reason}"))
         return ended
 
-    with under_claim(planned, ray.get(shared[0]).storage_uri, errand=errand) as ended:
-        return ended or start()
+    with under_claim(planned, ray.get(shared[0]).storage_uri, errand=errand) as claim:
+        return claim if isinstance(claim, Ended) else start()
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import pytest
 from cluster import metrics
 from cluster.storage import FolderStorage
 from pipeline.caches import claims
-from pipeline.caches.claims import LEASE, Claim, Watch, claimed
+from pipeline.caches.claims import BEAT, LEASE, Claim, TakenOverError, Watch, claimed
 from pipeline.canonical import seal, unseal
 
 KEY = "caches/some/views-00000-00003/shard-00000.claim"
@@ -78,6 +78,30 @@ def test_a_claim_that_was_taken_over_is_neither_renewed_nor_removed(storage, mon
     claim.beat()
     assert storage.read(KEY) is None
     assert metrics._STATE.ledger.total("sskt_claims_lost") == 1  # however often it is looked for
+
+
+def test_who_insists_asks_the_storage_only_when_beats_are_late(storage, monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(claims.time, "monotonic", clock)
+    claim = Claim(storage=storage, key=KEY)
+    claim.take()
+    theirs(storage)
+    clock.now += 2 * BEAT
+    claim.insist()  # a claim of which nothing was heard for so short a time cannot have died
+    clock.now += 0.1
+    for _ in range(2):
+        with pytest.raises(TakenOverError, match="others go on with it"):
+            claim.insist()
+        storage.delete(KEY)
+        assert Claim(storage=storage, key=KEY).take()
+    storage.delete(KEY)
+    late = Claim(storage=storage, key=KEY)
+    late.take()
+    clock.now += LEASE
+    late.insist()  # late, and still ours
+    monkeypatch.setattr(storage, "read", None)
+    clock.now += 2 * BEAT
+    late.insist()
 
 
 def test_a_claim_dies_when_it_was_seen_unchanged_for_the_lease(storage):

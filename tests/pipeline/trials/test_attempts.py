@@ -6,12 +6,14 @@ import os
 import pytest
 import torch
 
+from pipeline.caches import claims as claiming
 from pipeline.caches.claims import place
 from pipeline.canonical import seal, unseal
 from pipeline.planning.experiment import load_experiment
 from pipeline.stages import Stages
 from pipeline.trials import attempts
 from pipeline.trials.attempts import Ended, attempt, is_out_of_memory, trial_claim
+from pipeline.trials.checkpoints import Checkpoints
 from pipeline.trials.results import read_failure, read_result, seconds_of
 from pipeline.trials.trials import Process, gather_materials
 from sskt.errors import DivergedError, LeavingError
@@ -147,6 +149,31 @@ def test_a_trial_that_leaves_gives_its_claim_up_and_goes_on_in_another_process(s
     assert undisturbed["earlier_seconds"] == 0 < result["earlier_seconds"] < result["training_seconds"]
     assert seconds_of(result) == result["seconds"] + result["earlier_seconds"] > result["training_seconds"]
     assert list(storage.keys("checkpoints")) == []
+
+
+def test_a_trial_that_was_given_up_while_its_storage_was_away_leaves_it_to_who_has_it_now(scratch, monkeypatch):
+    planned, materials, storage = scratch
+    whole = dataclasses.replace(attempt(planned, materials, CPU), seconds=0)
+    storage.delete(f"results/{planned.run_key}.json")
+    theirs = seal({"builder": "another", "beat": 1, "place": "elsewhere", "pid": 1})
+    save = Checkpoints.save
+
+    def save_late(checkpoints, state):
+        save(checkpoints, state)
+        if state["epoch"] == 2:
+            monkeypatch.setattr(claiming, "BEAT", 0.0)  # as if it had waited for longer than two
+            storage.write(trial_claim(planned.run_key), theirs)
+
+    monkeypatch.setattr(Checkpoints, "save", save_late)
+    ended = attempt(planned, materials, CPU)
+    monkeypatch.undo()
+    assert (ended.state, "others go on with it" in ended.reason) == ("busy", True)
+    assert storage.read(trial_claim(planned.run_key)) == theirs
+    assert read_result(storage, planned.run_key) is None
+    assert read_failure(storage, planned.run_key) is None
+    assert Checkpoints(storage, planned.run_key).newest_epoch() == 2
+    storage.delete(trial_claim(planned.run_key))
+    assert dataclasses.replace(attempt(planned, materials, CPU), seconds=0) == whole
 
 
 def test_an_ending_that_was_asked_for_is_no_failure(scratch, monkeypatch):
