@@ -2,6 +2,9 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/.ready
+# Apart from the rest: it brings what every process of Ray would load where it is there, for more than a second.
+BILL := .venv/bill
+BILL_TOOL := cyclonedx-bom==7.5.0
 
 .PHONY: demo test test-slow check lock sbom
 
@@ -31,10 +34,12 @@ lock: $(READY)
 
 sbom: $(READY)
 	mkdir -p dist
-	$(BIN)/cyclonedx-py requirements requirements.lock --pyproject pyproject.toml --output-reproducible \
+	$(BILL)/bin/cyclonedx-py requirements requirements.lock --pyproject pyproject.toml --output-reproducible \
 		--output-format JSON --output-file dist/sbom.cdx.json
 
 $(READY): requirements.txt
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
+	$(PYTHON) -m venv $(BILL)
+	$(BILL)/bin/python -m pip install --quiet --disable-pip-version-check $(BILL_TOOL)
 	touch $(READY)

@@ -70,6 +70,16 @@ def _applies(needed: Requirement, extras: set[str]) -> bool:
     return needed.marker is None or any(needed.marker.evaluate({"extra": extra}) for extra in extras)
 
 
+def test_what_ray_loads_is_what_images_hold():
+    """What a tool brings, and one of Ray's libraries loads where it is there, each process of Ray would wait for."""
+    program = "import sys, ray.data, ray.train.torch, ray.tune; print(*{name.split('.')[0] for name in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    brought_by = metadata.packages_distributions()
+    loaded = {canonicalize_name(one) for name in done.stdout.split() for one in brought_by.get(name, ())}
+    assert {"ray", "jsonschema", "torch"} <= loaded
+    assert loaded - set(LOCKED) == set()
+
+
 def test_images_hold_what_is_needed_to_run_and_no_tools():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = [name for names in project["optional-dependencies"].values() for name in names]
@@ -98,9 +108,9 @@ def test_the_lock_is_cut_where_the_checks_begin():
 def test_the_bill_of_materials_names_every_package_with_its_version(tmp_path):
     """As `make sbom` writes it."""
     recipe = (ROOT / "Makefile").read_text().partition("\nsbom:")[2].partition("\n\n")[0].replace("\\\n", " ")
-    arguments = recipe.partition("cyclonedx-py ")[2].split()
+    tool, *arguments = recipe.partition("$(BILL)/")[2].split()
     file = tmp_path / Path(arguments.pop()).name
-    command = [Path(sys.executable).parent / "cyclonedx-py", *arguments, file]
+    command = [Path(sys.prefix) / "bill" / tool, *arguments, file]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     bill = json.loads(file.read_text())
     assert bill["bomFormat"] == "CycloneDX"
