@@ -122,17 +122,16 @@ def _trained(planned: PlannedTrial, materials: Materials, process: Process, *, f
     storage = open_storage(materials.storage_uri)
     method = make_method(planned, materials, feed=feed, process=process)
     checkpoints = Checkpoints(storage, planned.run_key)
-    wait_for_save = process.waiting(checkpoints.save)
     trial, began = planned.trial, time.perf_counter()
 
     def save(state: dict[str, Any]) -> None:
-        wait_for_save(state | process.carried)
+        checkpoints.save(state | process.carried)
         process.saved()
 
     context = Context(
         device=process.device,
         report=process.report,
-        save=save if process.rank == 0 else lambda state: None,
+        save=process.waiting(save) if process.rank == 0 else lambda state: None,
         load=checkpoints.load,
         gather=process.gather,
         leaving=process.leaving,

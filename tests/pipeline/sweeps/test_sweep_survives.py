@@ -172,7 +172,7 @@ def shoot(file: Path, moment: float, *, while_starting: bool, driver_alone: bool
 
 def test_a_sweep_killed_at_random_moments_ends_as_if_nothing_had_happened(written, undisturbed):
     expected, shown = undisturbed(6)
-    file = written("killed", seeds=6, nap=0.02)
+    file = written("killed", seeds=6, nap=0.04)
     generator, left = np.random.default_rng(0), []
     for number in range(KILLS):
         done = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in objects(file.parent, "store/results/*")}
